@@ -1,0 +1,70 @@
+"""What happens to an adapter after training: inspect, plan, merge, verify. On files, exactly.
+
+    import adaptertools as at
+
+    a = at.open("adapter/")                                # config and header only
+    plan = at.plan(a, base="model/", out="merged")         # print it, dump it, check it
+    at.merge(a, base="model/", out="merged", verify=True)  # a Report
+    at.verify("merged")
+
+The rooms, each answering one question (imports only go down):
+
+    cli        what did the user say, what do they see?
+    verbs      in what order?
+    formats    how is an adapter spelled on disk?        methods   what does it do to one weight?
+    layouts    which tensors hold the module it names?
+    adapter  checkpoint  jobs  runner  probe  report     the nouns
+    tensorfile  update  hub  schema                      bytes, algebra, network, schemas
+    ref  errors  plugins  version
+
+Nothing here imports torch; numpy comes in when the first tensor is read.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from adaptertools.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from adaptertools import errors
+    from adaptertools.adapter import Adapter
+    from adaptertools.jobs import MergePlan
+    from adaptertools.report import Finding, Report
+    from adaptertools.verbs.demo import demo
+    from adaptertools.verbs.merge import merge
+    from adaptertools.verbs.open import open_adapter as open
+    from adaptertools.verbs.plan import plan
+    from adaptertools.verbs.verify import verify
+
+# Public name -> module and attribute; imported on first use.
+_NAMES = {
+    "Adapter": ("adapter", "Adapter"),
+    "Finding": ("report", "Finding"),
+    "MergePlan": ("jobs", "MergePlan"),
+    "Report": ("report", "Report"),
+    "demo": ("verbs.demo", "demo"),
+    "errors": ("errors", ""),
+    "merge": ("verbs.merge", "merge"),
+    "open": ("verbs.open", "open_adapter"),
+    "plan": ("verbs.plan", "plan"),
+    "verify": ("verbs.verify", "verify"),
+}
+
+__all__ = [
+    "Adapter", "Finding", "MergePlan", "Report", "__version__", "demo", "errors", "merge", "open",
+    "plan", "verify",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _NAMES[name]
+    found = import_module(f"adaptertools.{module}")
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

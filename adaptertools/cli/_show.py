@@ -1,0 +1,128 @@
+"""How each thing that the library gives looks to a person, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from functools import singledispatch
+from typing import Any
+
+import click
+
+from adaptertools.adapter import Adapter
+from adaptertools.errors import first, shown
+from adaptertools.jobs import MergePlan
+from adaptertools.report import Finding, Report
+
+
+def show(value: object, as_json: bool = False, quiet: bool = False) -> None:
+    """Print a value on stdout: JSON as schemas/ describe it, or words."""
+    if as_json:
+        click.echo(json.dumps(_json(value), indent=2))
+    elif not quiet or not getattr(value, "ok", True):
+        click.echo("\n".join(_lines(value)))
+
+
+def size(count: float) -> str:
+    """Write a number of bytes as people read it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+@singledispatch
+def _json(value: object) -> object:
+    made: Any = value
+    return made.as_json()
+
+
+@singledispatch
+def _lines(value: object) -> list[str]:
+    raise TypeError(f"No way to show a {type(value).__name__}.")
+
+
+@_json.register(Adapter)
+def _(value: Adapter) -> object:
+    return {
+        "ref": value.ref, "format": value.format, "method": value.method, "base": value.base,
+        "rank": value.rank, "targets": list(value.targets), "modules": len(value.entries),
+        "saved": [saved.name for saved in value.saved], "tensors": len(value.tensors),
+        "token_rows": sum(len(rows.indices) for rows in value.rows), "bytes": value.nbytes,
+    }  # fmt: skip
+
+
+@_lines.register(Adapter)
+def _(value: Adapter) -> list[str]:
+    scales = sorted({entry.scale for entry in value.entries})
+    lines = [
+        f"{shown(value.ref)}: {value.method}, {value.format} format",
+        f"  base      {shown(value.base or 'not named')}",
+        f"  rank      {value.rank}, scale {', '.join(f'{s:g}' for s in scales[:5]) or '-'}",
+        f"  targets   {first(value.targets, 12)} in {len(value.entries)} modules",
+        f"  tensors   {len(value.tensors)}, {size(value.nbytes)}",
+    ]
+    if value.saved:
+        lines.append(f"  saved     {first(saved.name for saved in value.saved)}")
+    for rows in value.rows:
+        lines.append(f"  tokens    {len(rows.indices)} rows of {shown(rows.target)}")
+    return lines
+
+
+@_lines.register(MergePlan)
+def _(value: MergePlan) -> list[str]:
+    names = [f"{shown(a['ref'])} × {a['scale']:g}" for a in value.adapters]
+    lines = [f"{shown(value.base['ref'])} + {' + '.join(names)} -> {shown(value.out)}", ""]
+    for job in value.jobs:
+        changed = [edit for edit in job.edits if not edit.copied or edit.why]
+        lines.append(
+            f"  {shown(job.file)}  {size(job.nbytes)}: {len(changed)} of {len(job.edits)} tensors "
+            "change" + ("" if changed else ", copied whole")
+        )
+        lines += [f"    {shown(e.name)}  {_how(e.describe())}" for e in changed[:3]]
+        lines += [f"    … and {len(changed) - 3} more"] if len(changed) > 3 else []
+    lines += ["", f"  files     {first((f.name for f in value.files), 20)}"]
+    return [*lines, *_findings(value.findings), f"  plan      {value.digest[:16]}"]
+
+
+def _how(edit: dict[str, Any]) -> str:
+    kinds = [
+        f"{u['kind']} r={u['rank']} s={u['scale']:.4g}" if "scale" in u and "rank" in u else u["kind"]
+        for u in edit["updates"]
+    ]
+    return ", ".join([shown(edit["why"])] * bool(edit["why"]) + kinds) or f"to {edit['dtype']}"
+
+
+def _findings(findings: tuple[Finding, ...]) -> list[str]:
+    return [
+        f"  {f.level:<8}  {f.code} {shown(f.place) + ': ' if f.place else ''}{shown(f.text)}"
+        for f in findings
+    ]
+
+
+@_lines.register(Report)
+def _(value: Report) -> list[str]:
+    title = f"{shown(value.subject)}: {value.verb} {'done' if value.ok else 'FAILED'}"
+    lines = [title, *_FACTS.get(value.verb, lambda facts: [])(dict(value.facts))]
+    return [*lines, *_findings(value.findings)]
+
+
+def _merged(facts: dict[str, Any]) -> list[str]:
+    lines = [f"  written   {size(facts['bytes'])} in {facts['shards']} shards, "
+             f"{facts['edits']} tensors changed"]  # fmt: skip
+    if norm := facts["update_norm"]:
+        lines.append(f"  update    {norm['median']:.2%} of the weight's norm (median), "
+                     f"{norm['max']:.2%} at most")  # fmt: skip
+        lines.append(f"  rounding  off by {facts['max_error']:.3g} at most; in the worst tensor "
+                     f"{facts['swallowed']:.1%} of the elements kept their value")  # fmt: skip
+    if "verified" in facts:
+        lines += _verified(facts["verified"])
+    return lines
+
+
+def _verified(facts: dict[str, Any]) -> list[str]:
+    return [f"  verified  {facts['equal']} tensors equal byte for byte or by one rounding, "
+            f"{facts['probed']} by random probes, {facts['wrong']} wrong"]  # fmt: skip
+
+
+_FACTS = {"merge": _merged, "verify": _verified}

@@ -1,0 +1,45 @@
+"""`adaptertools merge`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import adaptertools as at
+from adaptertools.cli._options import json_option, quiet_option
+from adaptertools.cli._progress import bar
+from adaptertools.cli._show import show
+
+
+@click.command()
+@click.argument("adapters", nargs=-1, required=True)
+@click.option("--base", help="Base model: folder or repository. Default: what the adapter names.")
+@click.option("--out", required=True, help="Folder to create.")
+@click.option("--scale", type=float, multiple=True, help="Times each ADAPTER's update, in order.")
+@click.option("--dtype", help="Stored dtype: float32, bfloat16, float16. Default: the base's.")
+@click.option("--max-shard-size", help="Such as 5GB. Default: the base's own shards.")
+@click.option("--tied", type=click.Choice(["untie", "keep"]), default="untie", show_default=True,
+              help="Tied embeddings of which one is adapted: write both, or do as PEFT.")  # fmt: skip
+@click.option("--mha-out-proj", type=click.Choice(["once", "twice"]),
+              help="How often MultiheadAttention's out_proj update counts.")  # fmt: skip
+@click.option("--max-workers", type=click.IntRange(1), help="Threads. Default: processors, up to 8.")
+@click.option("--resume", is_flag=True, help="Go on with OUT.partial.")
+@click.option("--verify", is_flag=True, help="Check what was written before it gets its name.")
+@click.option("--allow-nonfinite", is_flag=True, help="Merge NaN and infinity too.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@json_option
+@quiet_option
+def command(
+    adapters: tuple[str, ...], dry_run: bool, as_json: bool, quiet: bool, max_workers: int | None,
+    resume: bool, verify: bool, scale: tuple[float, ...], **how: Any,
+) -> None:  # fmt: skip
+    """Merge ADAPTERS into their base model, shard by shard."""
+    plan = at.plan(adapters, scale=scale or None, **how)
+    if dry_run:
+        return show(plan, as_json)
+    with bar("merging", plan.nbytes, quiet) as progress:
+        report = at.merge(
+            plan, max_workers=max_workers, resume=resume, verify=verify, progress=progress
+        )
+    return show(report, as_json, quiet)

@@ -1,0 +1,71 @@
+"""PEFT's tensor names, taken apart: `base_model.model.` + module + role.
+
+Names in the wild carry wrappers of the training loop, doubled prefixes and adapter names that were
+left in; each is taken off and counted. The facts are in peft/utils/save_and_load.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+PREFIX = "base_model.model."
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_LAST = frozenset({"weight", "bias"})
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One tensor name: the module, the role of the tensor there, and what surrounded them."""
+
+    target: str
+    role: str  # "lora_A", "lora_B.bias", … ; "" for a whole tensor, whose name is `target`
+    nested: int = 0  # how many `base_layer` were in the name
+    wrapper: str = ""  # "modules_to_save", "original_module" or "token_adapter"
+    adapter: str = ""  # an adapter name that was left in
+
+
+def parse(name: str, marker: str, junk: Counter[str]) -> Key:
+    """Take one name apart; `marker` starts the method's own components, such as `lora_`."""
+    parts = _unwrapped(name, junk)
+    nested = parts.count("base_layer")
+    parts = [p for p in parts if p != "base_layer"]
+    for at, part in enumerate(parts):
+        if part.startswith(marker):
+            return _own(parts, at, nested)
+        if part == "token_adapter" and at + 1 < len(parts):
+            left = ".".join(parts[at + 2 :])
+            return Key(".".join(parts[:at]), parts[at + 1], nested, part, left)
+        if part in ("modules_to_save", "original_module"):
+            rest = parts[at + 1 :]
+            left = rest.pop(0) if len(rest) > 1 and part == "modules_to_save" else ""
+            return Key(".".join([*parts[:at], *rest]), "", nested, part, left)
+    return Key(".".join(parts), "", nested)
+
+
+def _unwrapped(name: str, junk: Counter[str]) -> list[str]:
+    parts = name.split(".")
+    kept = [p for p in parts if p not in _WRAPPERS]
+    junk.update(p for p in parts if p in _WRAPPERS)
+    prefixes = 0
+    while True:
+        if kept[:2] == ["base_model", "model"]:
+            kept, prefixes = kept[2:], prefixes + 1
+        elif kept[:1] == ["module"]:
+            kept = kept[1:]
+            junk["module"] += 1
+        else:
+            break
+    junk[PREFIX.rstrip(".")] += max(prefixes - 1, 0)
+    junk["(no base_model.model prefix)"] += prefixes == 0
+    return kept
+
+
+def _own(parts: list[str], at: int, nested: int) -> Key:
+    """Read `lora_A.weight`, `lora_A.<adapter>.weight`, `lora_embedding_A.<adapter>` …"""
+    rest = parts[at + 1 :]
+    suffix = rest.pop() if rest and rest[-1] in _LAST else ""
+    role = parts[at] + (".bias" if suffix == "bias" else "")
+    # MonteCLoRA's sampler has parameters of its own, which are no adapter name.
+    left = "" if "sampler" in role else ".".join(rest)
+    return Key(".".join(parts[:at]), role, nested, "", left)

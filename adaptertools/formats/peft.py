@@ -1,0 +1,204 @@
+"""PEFT's folder: adapter_config.json and adapter_model.safetensors.
+
+Facts from peft/utils/save_and_load.py (names), tuners/lora/layer.py (scale) and utils/other.py
+(patterns). Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from adaptertools.adapter import Adapter, Entry, Saved, TokenRows
+from adaptertools.errors import Mismatch, Unreadable, Unsafe, Unsupported, first, shown
+from adaptertools.formats import _keys
+from adaptertools.tensorfile import TensorSpec, read_header
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# What marks a method's own tensors: PEFT_TYPE_TO_PREFIX_MAPPING. Others: their name in lower case.
+_MARKERS = {"LORA": "lora_", "ADALORA": "lora_", "LOHA": "hada_"}
+
+# Patterns come from a stranger: no repeated groups, few open repeats, so that each match ends soon.
+_ENDLESS, _OPEN = re.compile(r"\)[+*{]"), re.compile(r"[+*]")
+
+# Tensors that training needed and a merge does not.
+_IGNORED = {
+    "lora_velora_embed": "VeLoRA's compressor of activations, used in training only",
+    "lora_monteclora_sampler": "MonteCLoRA's sampler, used in training only",
+}
+
+
+def matches(files: Collection[str]) -> bool:
+    """Tell whether there is an adapter_config.json."""
+    return CONFIG in files
+
+
+def read(folder: Path, ref: str) -> Adapter:
+    """Read a PEFT adapter from its config and its header.
+
+    Raises Unreadable or Unsupported where config or weights are missing, damaged or of a kind that
+    cannot be read, and Unsafe for a rank or alpha pattern that could run for ever.
+    """
+    config = read_config(folder / CONFIG)
+    method = str(config["peft_type"])
+    tensors = read_header(_weights(folder)).tensors
+    _check_empty(tensors, folder)
+    junk: Counter[str] = Counter()
+    marker = _MARKERS.get(method, method.lower() + "_")
+    keys = {name: _keys.parse(name, marker, junk) for name in tensors}
+    names = _left_in(keys.values(), junk)
+    parts: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    saved, rows, ignored = [], [], {}
+    for name, key in keys.items():
+        spec = tensors[name]
+        if why := _IGNORED.get(key.role):
+            ignored[name] = why
+        elif key.wrapper == "original_module":
+            ignored[name] = "the base's tensor, kept beside its trained copy"
+        elif key.wrapper == "token_adapter":
+            rows.append(_rows(key, spec, config))
+        elif key.role:
+            before = parts[key.target, min(key.nested, 1)].setdefault(key.role, name)
+            if before != name:
+                raise Unreadable(
+                    f"{shown(before)} and {shown(name)} are the same tensor once wrappers are "
+                    "taken off their names. Save the adapter again from one model."
+                )
+        else:
+            saved.append(Saved(name=key.target, spec=spec, own=_own(key, config)))
+    entries = [
+        _entry(target, bool(nested), {r: tensors[n] for r, n in found.items()}, config)
+        for (target, nested), found in parts.items()
+    ]
+    return Adapter(
+        ref=ref, folder=str(folder), format="peft", method=method, config=config, tensors=tensors,
+        entries=tuple(entries), saved=tuple(_unique(saved)), rows=tuple(rows), ignored=ignored,
+        stripped={**{k: n for k, n in junk.items() if n}, **names},
+    )  # fmt: skip
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read adapter_config.json; it must be a UTF-8 JSON object that names its peft_type."""
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Unreadable(
+            f"{shown(path)} is not UTF-8 text: byte {error.start}. Save it as UTF-8."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{shown(path)} is not JSON: {shown(error)}.") from None
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise Unreadable(
+            f"{shown(path)} has no peft_type, so it is no PEFT adapter config. "
+            "Other formats of the same file name are not read yet."
+        )
+    return config
+
+
+def _weights(folder: Path) -> Path:
+    path = folder / WEIGHTS
+    if path.is_file():
+        return path
+    if (folder / "adapter_model.bin").is_file():
+        raise Unsupported(
+            f"{shown(folder)} has its weights in adapter_model.bin only. That is a pickle, which "
+            "can run code; adaptertools never unpickles. `adaptertools convert` will make "
+            "safetensors of it once it exists; until then load and save it with PEFT."
+        )
+    raise Unreadable(f"{shown(folder)} has an {CONFIG} and no {WEIGHTS}. Fetch the weights too.")
+
+
+def _check_empty(tensors: Mapping[str, TensorSpec], folder: Path) -> None:
+    if empty := [name for name, spec in tensors.items() if 0 in spec.shape]:
+        raise Unreadable(
+            f"{shown(folder)}: {len(empty)} tensors are empty: {first(empty)}. They were saved "
+            "under ZeRO-3 without gathering the weights; save again from a gathered model."
+        )
+    if not tensors:
+        raise Unreadable(f"{shown(folder)}: {WEIGHTS} holds no tensors.")
+
+
+def _left_in(keys: Collection[_keys.Key], junk: Counter[str]) -> dict[str, int]:
+    """Count adapter names left in; two different ones mean two adapters in one file."""
+    names = Counter(key.adapter for key in keys if key.adapter)
+    if len(names) > 1:
+        raise Unreadable(
+            f"The file holds several adapters: {first(sorted(names))}. "
+            "Save each with PEFT's save_pretrained on its own."
+        )
+    return {f"adapter name {shown(name)}": count for name, count in names.items()}
+
+
+def _own(key: _keys.Key, config: Mapping[str, Any]) -> bool:
+    """Tell a trained copy from a base weight that PEFT saved along (resized or targeted embeddings)."""
+    if key.wrapper or key.target.endswith(".bias"):
+        return True
+    listed = config.get("modules_to_save") or []
+    module = key.target.rpartition(".")[0]
+    # peft/utils/other.py: modules_to_save matches whole components anywhere in the name.
+    return not key.nested and any(f".{m}." in f".{module}." for m in listed)
+
+
+def _unique(saved: list[Saved]) -> list[Saved]:
+    """Keep one tensor per name: with bias="all" a wrapped module's own copy is the trained one."""
+    best: dict[str, Saved] = {}
+    for item in sorted(saved, key=lambda s: "modules_to_save" in s.spec.name):
+        best[item.name] = item
+    return list(best.values())
+
+
+def _rows(key: _keys.Key, spec: TensorSpec, config: Mapping[str, Any]) -> TokenRows:
+    wanted = config.get("trainable_token_indices", config.get("token_indices"))
+    if isinstance(wanted, dict):
+        wanted = next(
+            (v for k, v in wanted.items() if f".{key.target}".endswith(f".{k}")), None
+        )  # fmt: skip
+    if not isinstance(wanted, list) or not all(type(i) is int and i >= 0 for i in wanted):
+        raise Unreadable(
+            f"{shown(spec.name)} holds token rows, and trainable_token_indices in the config does "
+            "not list which tokens they are."
+        )
+    if len(wanted) != spec.rows or len(set(wanted)) != len(wanted):
+        raise Mismatch(
+            f"{shown(spec.name)} holds {spec.rows} rows, trainable_token_indices lists "
+            f"{len(wanted)} tokens ({len(set(wanted))} different)."
+        )
+    return TokenRows(target=key.target, spec=spec, indices=tuple(wanted))
+
+
+def _entry(
+    target: str, nested: bool, parts: dict[str, TensorSpec], config: Mapping[str, Any]
+) -> Entry:
+    rank = _pattern(config, "rank_pattern", target, config.get("r", 8))
+    alpha = _pattern(config, "alpha_pattern", target, config.get("lora_alpha", 8))
+    if type(rank) is not int or rank <= 0:
+        raise Unreadable(f"r or rank_pattern gives {shown(target)} rank {shown(rank)}.")
+    # s = alpha / r, or alpha / sqrt(r) when rank-stabilised. arXiv:2312.03732
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    return Entry(target=target, parts=parts, scale=scale, rank=rank, nested=nested)
+
+
+def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> Any:
+    """Give the value of the first pattern, in the file's order, that matches the end of the name.
+
+    peft/utils/other.py, get_pattern_key: re.match(rf"(.*\\.)?({pattern})$", target).
+    """
+    value = default
+    for pattern, found in (config.get(key) or {}).items():
+        if len(pattern) > 500 or _ENDLESS.search(pattern) or len(_OPEN.findall(pattern)) > 3:
+            raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", target):
+                value = found
+                break
+        except re.error as error:
+            raise Unreadable(f"{key}: {shown(pattern)!r} is no pattern: {shown(error)}.") from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise Unreadable(f"{key} or its default gives {shown(target)} {shown(value)}, no number.")
+    return value

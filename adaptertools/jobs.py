@@ -1,0 +1,147 @@
+"""The plan: what will be written, tensor by tensor, before a byte of it is.
+
+The waist of the hourglass. Everything here pickles, holds no open file and knows no engine; a job
+is one output shard, may read any input file, and does not assume that it runs where it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from adaptertools.report import Finding
+from adaptertools.tensorfile import BITS, TensorSpec
+from adaptertools.update import Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """One output tensor: where its base values come from, and what changes them.
+
+    Without updates and with the source's dtype the bytes are copied untouched.
+    """
+
+    name: str
+    dtype: str
+    source: TensorSpec
+    updates: tuple[Update, ...] = ()
+    why: str = ""  # for a tensor that is not the base's own: "saved in A", "tied copy of B"
+    parts: tuple[str, ...] = ()  # the adapter tensors it consumes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, which is the source's."""
+        return self.source.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the output."""
+        return prod(self.shape) * BITS[self.dtype] // 8
+
+    @property
+    def copied(self) -> bool:
+        """Whether its bytes are the source's."""
+        return not self.updates and self.dtype == self.source.dtype
+
+    def describe(self) -> dict[str, Any]:
+        """Say it in JSON."""
+        return {
+            "tensor": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "source": self.source.name,
+            "why": self.why,
+            "updates": [dict(update.describe()) for update in self.updates],
+            "parts": list(self.parts),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardJob:
+    """One output shard: its header and its tensors, in the order of the file."""
+
+    file: str
+    header: bytes
+    edits: tuple[Edit, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return len(self.header) + sum(edit.nbytes for edit in self.edits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileJob:
+    """One file beside the weights: copied from a path, or written with this text."""
+
+    name: str
+    source: str = ""
+    text: str | None = None
+
+    def describe(self) -> dict[str, str]:
+        """Say it in JSON: where it comes from, or the digest of the text."""
+        if self.text is None:
+            return {"name": self.name, "from": self.source}
+        return {"name": self.name, "sha256": hashlib.sha256(self.text.encode()).hexdigest()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergePlan:
+    """Everything that a merge will do; print it, dump it, check it, run it."""
+
+    out: str
+    base: Mapping[str, Any]  # ref, digest of its headers
+    adapters: tuple[Mapping[str, Any], ...]  # ref, digest of its bytes, scale
+    options: Mapping[str, Any]
+    version: str
+    jobs: tuple[ShardJob, ...]
+    files: tuple[FileJob, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the output's weights."""
+        return sum(job.nbytes for job in self.jobs)
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The tensors that are not copied from the base as they are."""
+        return tuple(e for job in self.jobs for e in job.edits if not e.copied or e.why)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what schemas/plan.schema.json describes."""
+        body = self._body()
+        return {"out": self.out, **body, "digest": _digest(body)}
+
+    @property
+    def digest(self) -> str:
+        """Name base headers, adapter bytes, options and version in one hash; guards `--resume`."""
+        return _digest(self._body())
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "verb": "merge",
+            "version": self.version,
+            "base": dict(self.base),
+            "adapters": [dict(adapter) for adapter in self.adapters],
+            "options": dict(self.options),
+            "shards": [
+                {
+                    "file": job.file,
+                    "bytes": job.nbytes,
+                    "copied": sum(edit.copied and not edit.why for edit in job.edits),
+                    "edits": [e.describe() for e in job.edits if not e.copied or e.why],
+                }
+                for job in self.jobs
+            ],
+            "files": [file.describe() for file in self.files],
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def _digest(body: object) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

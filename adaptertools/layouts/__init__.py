@@ -1,0 +1,6 @@
+"""Which checkpoint tensors hold the module that an adapter names? Names and shapes, no data.
+
+What transformers knows of its model types lies in models.json, generated from its sources, so that
+a merge imports no transformers. Names are matched as they are, or with the base-model prefix put on
+or taken off; never by shape, never by an end that two tensors share.
+"""

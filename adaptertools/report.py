@@ -1,0 +1,47 @@
+"""What a verb gives back: what it found, what it did, and how exact that was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Level = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing worth saying: what it is, how bad, where, and what to do."""
+
+    code: str
+    level: Level
+    place: str
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The outcome of a verb."""
+
+    verb: str
+    subject: str  # the folder or reference it is about
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # figures, JSON-able
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what schemas/report.schema.json describes."""
+        return {
+            "verb": self.verb,
+            "subject": self.subject,
+            "ok": self.ok,
+            "findings": [asdict(finding) for finding in self.findings],
+            "skipped": list(self.skipped),
+            "facts": dict(self.facts),
+        }

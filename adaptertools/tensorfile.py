@@ -1,0 +1,238 @@
+"""The safetensors file: its header read with json alone, its data by byte range.
+
+Reading a header imports neither torch nor numpy. Everything in it comes from a stranger and is
+checked before it is believed: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adaptertools.errors import NotFound, Unreadable, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+
+# Bits per element of every dtype that safetensors 0.8 knows.
+BITS: Mapping[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+}  # fmt: skip
+
+# The dtypes that arithmetic understands, and how numpy spells them.
+FLOATS: Mapping[str, str] = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Where one tensor lies: dtype, shape, file and absolute byte range, from the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.stop - self.start
+
+    @property
+    def rows(self) -> int:
+        """Length of the first axis; 1 for a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def columns(self) -> int:
+        """Elements per row, all further axes flattened."""
+        return prod(self.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    file: str
+    raw: bytes  # length prefix and JSON, as they stand in the file
+    tensors: Mapping[str, TensorSpec]  # in the order of their data
+    metadata: Mapping[str, str]
+
+
+def read_header(path: str | Path) -> Header:
+    """Read and check the header of a safetensors file.
+
+    Raises NotFound where there is no such file and Unreadable for anything that is not a whole,
+    well-formed safetensors file: a header longer than the file or than 100 MB, duplicate names,
+    unknown dtypes, byte counts that do not fit dtype and shape, overlaps, holes, lost bytes.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.exists():
+        raise NotFound(f"{shown(path)}: no such file. A safetensors file was expected here.")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        raw = file.read(8)
+        length = int.from_bytes(raw, "little")
+        if len(raw) < 8 or not 2 <= length <= min(size - 8, MAX_HEADER):
+            raise Unreadable(
+                f"{shown(path)}: not a safetensors file, or cut short: it has {size} bytes and "
+                f"announces a header of {length}. Fetch it again."
+            )
+        raw += file.read(length)
+    entries = _json(raw[8:], path)
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise Unreadable(f"{shown(path)}: __metadata__ in the header is not a map of strings.")
+    specs = [_spec(name, entry, str(path), len(raw)) for name, entry in entries.items()]
+    specs.sort(key=lambda spec: (spec.start, spec.stop))
+    _check_ranges(specs, path, len(raw), size)
+    return Header(str(path), raw, {spec.name: spec for spec in specs}, metadata)
+
+
+def _json(text: bytes, path: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            seen: set[str] = set()
+            twice = next(n for n, _ in pairs if n in seen or seen.add(n))  # type: ignore[func-returns-value]
+            raise Unreadable(f"{shown(path)}: the header names {shown(twice)} twice.")
+        return names
+
+    try:
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except Unreadable:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{shown(path)}: the header is not JSON: {shown(error)}.") from None
+    if not isinstance(entries, dict):
+        raise Unreadable(f"{shown(path)}: the header is not a JSON object.")
+    return entries
+
+
+def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
+    where = f"{shown(file)}: tensor {shown(name)}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise Unreadable(f"{where} is not described by dtype, shape and data_offsets.")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise Unreadable(f"{where} has the unknown dtype {shown(dtype)}. Known: {', '.join(BITS)}.")
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+        raise Unreadable(f"{where} has a shape or offsets that are not lists of counts.")
+    start, stop = offsets
+    bits = prod(shape) * BITS[dtype]
+    if bits % 8 or stop - start != bits // 8:
+        raise Unreadable(
+            f"{where}: {dtype} {list(shape)} takes {bits / 8:g} bytes, the header gives it "
+            f"{stop - start}."
+        )
+    return TensorSpec(name, dtype, tuple(shape), file, data + start, data + stop)
+
+
+def _counts(value: Any) -> bool:
+    # type() and not isinstance: True is an int.
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+
+
+def _check_ranges(specs: list[TensorSpec], path: Path, data: int, size: int) -> None:
+    edges = [(data, "the header")] + [(spec.stop, spec.name) for spec in specs]
+    for (stop, before), spec in zip(edges, specs, strict=False):
+        if spec.start != stop:
+            fault = "overlaps" if spec.start < stop else "leaves a hole after"
+            raise Unreadable(f"{shown(path)}: tensor {shown(spec.name)} {fault} {shown(before)}.")
+    if edges[-1][0] != size:
+        fault = "is cut short" if size < edges[-1][0] else "has bytes that no tensor owns"
+        raise Unreadable(
+            f"{shown(path)} {fault}: {size} bytes, the header describes {edges[-1][0]}. "
+            "Fetch it again."
+        )
+
+
+def encode_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """Write the header (with length prefix) of a file that holds these tensors in this order.
+
+    Each tensor is name, dtype, shape. The header is padded so that data starts at a multiple of 8.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name, dtype, shape in tensors:
+        stop = at + prod(shape) * BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, stop]}
+        at = stop
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def dtype_of(code: str) -> np.dtype[Any]:
+    """Give numpy's dtype for a header's float dtype."""
+    import ml_dtypes
+    import numpy as np
+
+    return np.dtype(ml_dtypes.bfloat16) if code == "BF16" else np.dtype(FLOATS[code])
+
+
+def read_into(file: int, buffer: NDArray[Any], offset: int) -> None:
+    """Fill a contiguous array from an open file descriptor; raise Unreadable at an early end."""
+    view = memoryview(buffer.view("u1").reshape(-1)) if buffer.size else memoryview(b"")
+    done = 0
+    while done < len(view):
+        count = os.preadv(file, [view[done:]], offset + done)
+        if count == 0:
+            raise Unreadable(f"A file ended at byte {offset + done}, while it was being read.")
+        done += count
+
+
+def read(spec: TensorSpec) -> NDArray[Any]:
+    """Read one float tensor whole, in its stored dtype and shape."""
+    import numpy as np
+
+    array = np.empty(spec.shape, dtype_of(spec.dtype))
+    file = os.open(spec.file, os.O_RDONLY)
+    try:
+        read_into(file, array.reshape(-1), spec.start)
+    finally:
+        os.close(file)
+    return array
+
+
+def same(a: TensorSpec, b: TensorSpec) -> bool:
+    """Tell whether two tensors are equal in dtype, shape and every stored byte."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    with Path(a.file).open("rb") as left, Path(b.file).open("rb") as right:
+        left.seek(a.start)
+        right.seek(b.start)
+        return all(
+            left.read(count) == right.read(count)
+            for count in (min(1 << 20, a.nbytes - at) for at in range(0, a.nbytes, 1 << 20))
+        )
+
+
+def finite(spec: TensorSpec) -> bool:
+    """Tell whether a float tensor holds no NaN and no infinity, reading a megabyte at a time."""
+    import numpy as np
+
+    dtype = dtype_of(spec.dtype)
+    step = 1 << 20
+    with Path(spec.file).open("rb") as file:
+        file.seek(spec.start)
+        return all(
+            bool(np.isfinite(np.frombuffer(file.read(size), dtype)).all())
+            for size in (min(step, spec.nbytes - at) for at in range(0, spec.nbytes, step))
+        )

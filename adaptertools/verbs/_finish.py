@@ -1,0 +1,71 @@
+"""After the shards: the other files and the receipt."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from adaptertools.errors import Unreadable, shown
+from adaptertools.jobs import MergePlan
+from adaptertools.runner import Rounding
+
+RECEIPT = "adaptertools.json"
+
+
+def write_files(plan: MergePlan, folder: Path) -> None:
+    """Copy or write every file beside the weights, each under its name only when it is whole."""
+    for job in plan.files:
+        target = folder / job.name
+        target.parent.mkdir(exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        if job.text is None:
+            shutil.copyfile(job.source, partial)
+        else:
+            partial.write_text(job.text, "utf-8")
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+
+def receipt(plan: MergePlan, said: Sequence[Rounding]) -> dict[str, Any]:
+    """Say what was made from what, and how exact each edit is; no times, so that runs compare."""
+    exact = {rounding.tensor: asdict(rounding) for rounding in said}
+    edits = [e for job in plan.as_json()["shards"] for e in job["edits"]]
+    for edit in edits:
+        if rounding := exact.get(edit["tensor"]):
+            edit["rounding"] = {k: v for k, v in rounding.items() if k != "tensor"}
+    body = plan.as_json()
+    return {
+        "verb": "merge", "version": plan.version, "digest": plan.digest,
+        "libraries": {name: _version(name) for name in ("numpy", "ml_dtypes")},
+        "base": body["base"], "adapters": body["adapters"], "options": body["options"],
+        "findings": body["findings"], "files": body["files"], "edits": edits,
+    }  # fmt: skip
+
+
+def read_receipt(folder: Path) -> dict[str, Any]:
+    """Read the receipt of a merged model; raise Unreadable where there is none or it is damaged."""
+    path = folder / RECEIPT
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if value["verb"] == "merge":
+            return value
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise Unreadable(
+        f"{shown(path)} is not there or is no receipt of a merge, so there is nothing to verify "
+        f"{shown(folder)} against. `adaptertools merge` writes one."
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "?"

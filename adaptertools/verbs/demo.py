@@ -1,0 +1,145 @@
+"""demo: the whole street on a tiny model that is made, tuned, merged and asked on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from adaptertools.errors import Unsupported
+from adaptertools.verbs import demo_model as tiny
+
+if TYPE_CHECKING:
+    from adaptertools.adapter import Adapter
+    from adaptertools.jobs import MergePlan
+    from adaptertools.report import Report
+
+PROMPTS = ("Beautiful is", "Errors should", "Namespaces are")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How the three models go on after one prompt."""
+
+    prompt: str
+    base: str
+    adapter: str
+    merged: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What the demo made, what it found, and how the models answered."""
+
+    folder: Path
+    base: Path
+    adapter: Path
+    merged: Path
+    inspected: Adapter
+    plan: MergePlan
+    report: Report
+    verification: Report
+    prompts: tuple[Answer, ...]
+    logit_gap: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Clock:
+    progress: Callable[[str], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, line: str) -> Iterator[None]:
+        self.progress(line)
+        start = perf_counter()
+        yield
+        self.seconds[name] = perf_counter() - start
+
+
+def demo(
+    folder: str | Path | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Demo:
+    """Make a tiny base and a LoRA, then inspect, plan, merge, verify and ask them, offline."""
+    tiny.need("torch", "transformers", "peft")
+    with ExitStack() as stack:
+        if folder is None:
+            folder = stack.enter_context(TemporaryDirectory(prefix="adaptertools-demo-"))
+        return _street(_empty(Path(folder)), seed, _Clock(progress))
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise Unsupported(f"{folder}: not empty. The demo overwrites nothing; name a new folder.")
+    return folder
+
+
+def _street(folder: Path, seed: int, clock: _Clock) -> Demo:
+    from adaptertools.verbs.merge import merge
+    from adaptertools.verbs.open import open_adapter
+    from adaptertools.verbs.plan import plan
+    from adaptertools.verbs.verify import verify
+
+    base, adapter, merged = folder / "base", folder / "adapter", folder / "merged"
+    _make(base, adapter, seed, clock)
+    with clock.step("inspect", "Reading the adapter: header and config only"):
+        inspected = open_adapter(str(adapter))
+    with clock.step("plan", "Planning the merge: nothing is written"):
+        planned = plan(str(adapter), base=str(base), out=str(merged))
+    with clock.step("merge", "Merging, shard by shard"):
+        report = merge(str(adapter), base=str(base), out=str(merged))
+    with clock.step("verify", "Verifying what was written against its receipt"):
+        verification = verify(str(merged))
+    with clock.step("ask", "Asking the base, the adapter and the merged model"):
+        prompts, logit_gap = _ask(base, adapter, merged, seed)
+    return Demo(
+        folder=folder,
+        base=base,
+        adapter=adapter,
+        merged=merged,
+        inspected=inspected,
+        plan=planned,
+        report=report,
+        verification=verification,
+        prompts=prompts,
+        logit_gap=logit_gap,
+        seconds=clock.seconds,
+    )
+
+
+def _make(base: Path, adapter: Path, seed: int, clock: _Clock) -> None:
+    with ExitStack() as stack:
+        with clock.step("import", "Importing torch, transformers and PEFT"):
+            stack.enter_context(tiny.workshop(seed))
+            import peft  # noqa: F401
+        with clock.step("base", "Training a tiny Llama on sentences from Python's manual"):
+            tiny.make_base(base, seed)
+        with clock.step("adapter", "Training a LoRA on the Zen of Python, saved by PEFT"):
+            tiny.make_adapter(base, adapter)
+
+
+def _ask(base: Path, adapter: Path, merged: Path, seed: int) -> tuple[tuple[Answer, ...], float]:
+    with tiny.workshop(seed):
+        plain, words = tiny.load(base)
+        before = [tiny.answer(plain, words, prompt) for prompt in PROMPTS]
+        tuned, _ = tiny.load(base, adapter)
+        folded, _ = tiny.load(merged)
+        answers = tuple(
+            Answer(
+                prompt=prompt,
+                base=told,
+                adapter=tiny.answer(tuned, words, prompt),
+                merged=tiny.answer(folded, words, prompt),
+            )
+            for prompt, told in zip(PROMPTS, before, strict=True)
+        )
+        texts = [f"{each.prompt} {each.adapter}" for each in answers]
+        return answers, tiny.gap(tuned, folded, words, texts)

@@ -1,0 +1,153 @@
+"""Plan a merge: everything that will be written, from headers only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from adaptertools import checkpoint, hub
+from adaptertools.adapter import Adapter
+from adaptertools.checkpoint import Checkpoint
+from adaptertools.errors import Mismatch, NotFound, Unsafe, Unsupported, shown
+from adaptertools.jobs import FileJob, MergePlan
+from adaptertools.report import Finding
+from adaptertools.verbs import _config, _files
+from adaptertools.verbs._assembly import Assembly, assemble
+from adaptertools.verbs._card import card
+from adaptertools.verbs._shards import parse_size, shard_jobs
+from adaptertools.verbs.open import open_adapter
+from adaptertools.version import VERSION
+
+Refs = str | Path | Adapter | Sequence[str | Path | Adapter]
+
+
+def plan(
+    adapters: Refs, *, base: str | Path | None = None, out: str | Path,
+    scale: float | Sequence[float] | None = None, dtype: str | None = None,
+    max_shard_size: str | int | None = None, tied: str = "untie",
+    mha_out_proj: str | None = None, allow_nonfinite: bool = False,
+) -> MergePlan:  # fmt: skip
+    """Plan merging adapters into a base, without reading tensor data or writing anything.
+
+    Args:
+        adapters: one or several folders, Hub references or open adapters.
+        base: folder or Hub reference; what the first adapter names where it is None.
+        out: the folder that a merge will create.
+        scale: what each adapter's update is multiplied by; 1 where it is None.
+        dtype: stored dtype of every float tensor; the base's own where it is None.
+        max_shard_size: such as "5GB"; the base's own shards where it is None.
+        tied: "untie" writes tied embeddings out where only one is adapted, "keep" does as PEFT.
+        mha_out_proj: "once" or "twice", for MultiheadAttention's out_proj.
+        allow_nonfinite: merge NaN and infinity instead of refusing them.
+
+    Raises NotFound, Unreadable, Unsupported, Mismatch or Unsafe; each says what to do.
+    """
+    given = [adapters] if isinstance(adapters, str | Path | Adapter) else list(adapters)
+    opened = [open_adapter(adapter) for adapter in given]
+    scales = _scales(scale, len(opened))
+    _check_choice("tied", tied, ("untie", "keep"))
+    _check_choice("mha-out-proj", mha_out_proj, (None, "once", "twice"))
+    held = _open_base(base, opened)
+    _check_out(Path(out), held, opened)
+    it = assemble(
+        held, list(zip(opened, scales, strict=True)), tied=tied, mha_out_proj=mha_out_proj
+    )
+    code = _config.dtype_code(dtype) if dtype else None
+    size = parse_size(max_shard_size) if max_shard_size is not None else None
+    jobs, index = shard_jobs(held, it.drafts, code, size)
+    if code and it.config:
+        it.config = _config.retyped(it.config, code)
+    _say_order(it)
+    options = {"dtype": dtype, "max_shard_size": size, "tied": tied, "mha_out_proj": mha_out_proj,
+               "allow_nonfinite": allow_nonfinite}  # fmt: skip
+    said = [_describe(a, s) for a, s in zip(opened, scales, strict=True)]
+    files, findings = _beside(held, opened, it, index)
+    text = card(held.ref, held.folder, said, options, VERSION, findings)
+    return MergePlan(
+        out=str(out), base=_describe_base(held), adapters=tuple(said), options=options,
+        version=VERSION, jobs=tuple(jobs), files=(*files, FileJob(name="README.md", text=text)),
+        findings=tuple(findings),
+    )  # fmt: skip
+
+
+def _check_choice(name: str, value: str | None, known: Sequence[str | None]) -> None:
+    if value not in known:
+        raise Unsupported(f"--{name} {shown(value)} is unknown. Known: {', '.join(map(str, known))}.")
+
+
+def _scales(scale: float | Sequence[float] | None, count: int) -> list[float]:
+    given = [1.0] * count if scale is None else scale
+    scales = [float(s) for s in (given if isinstance(given, Sequence) else [given])]
+    if len(scales) != count or not count:
+        raise Mismatch(f"{count} adapters and {len(scales)} scales were given. Give one for each.")
+    if not all(isfinite(s) for s in scales):
+        raise Mismatch(f"A scale is not a finite number: {scales}.")
+    return scales
+
+
+def _open_base(base: str | Path | None, adapters: Sequence[Adapter]) -> Checkpoint:
+    if base is None:
+        base = next((a.base for a in adapters if a.base), None)
+    if base is None:
+        raise NotFound(
+            f"{shown(adapters[0].ref)} does not name its base model. Pass it as --base."
+        )
+    return checkpoint.read(hub.local(base, "base"), str(base))
+
+
+def _check_out(out: Path, base: Checkpoint, adapters: Sequence[Adapter]) -> None:
+    """Refuse an output that would touch an input; whether it exists is the run's question."""
+    target = out.resolve()
+    for folder in (base.folder, *(a.folder for a in adapters)):
+        source = Path(folder).resolve()
+        if target == source or source in target.parents or target in source.parents:
+            raise Unsafe(
+                f"--out {shown(out)} and {shown(folder)} lie inside one another. "
+                "Choose a folder of its own; inputs are never written to."
+            )
+
+
+def _say_order(it: Assembly) -> None:
+    """Say so where several updates of one tensor do not simply add up."""
+    mixed = [n for n, d in it.drafts.items() if len(d.updates) > 1]
+    if mixed and any(not u.additive for n in mixed for u in it.drafts[n].updates):
+        it.say(
+            "MRG006",
+            f"{len(mixed)} tensors take several updates of which some depend on the weight; each is "
+            "taken against the base weight, in the given order, and the changes are summed.",
+        )
+
+
+def _describe(adapter: Adapter, scale: float) -> dict[str, Any]:
+    digest = hashlib.sha256(json.dumps(dict(adapter.config), sort_keys=True).encode())
+    for file in sorted({spec.file for spec in adapter.tensors.values()}):
+        with Path(file).open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return {"ref": adapter.ref, "format": adapter.format, "method": adapter.method,
+            "rank": adapter.rank, "tensors": len(adapter.tensors), "scale": scale,
+            "sha256": digest.hexdigest()}  # fmt: skip
+
+
+def _describe_base(base: Checkpoint) -> dict[str, Any]:
+    digest = hashlib.sha256(json.dumps(dict(base.config), sort_keys=True).encode())
+    for file, header in base.shards.items():
+        digest.update(file.encode() + b"\0" + hashlib.sha256(header.raw).digest())
+    return {"ref": base.ref, "model_type": base.model_type, "shards": len(base.shards),
+            "tensors": len(base.tensors), "headers_sha256": digest.hexdigest()}  # fmt: skip
+
+
+def _beside(
+    base: Checkpoint, adapters: Sequence[Adapter], it: Assembly, index: FileJob | None
+) -> tuple[list[FileJob], list[Finding]]:
+    files, said = _files.other_files(base, [Path(a.folder) for a in adapters])
+    if index is not None:
+        files.append(index)
+    if it.config == base.config and base.config:
+        files.append(FileJob(name="config.json", source=f"{base.folder}/config.json"))
+    elif it.config:
+        files.append(FileJob(name="config.json", text=json.dumps(it.config, indent=2) + "\n"))
+    return files, [*it.findings, *said]

@@ -1,0 +1,117 @@
+"""Verify a merged model: read what was written, and hold it against base and adapters.
+
+Untouched tensors must be equal byte for byte. Edited ones are multiplied with random vectors and
+compared with what base and adapter give, by other arithmetic than the merge's (probe.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from adaptertools import checkpoint, hub, probe, tensorfile
+from adaptertools.errors import AdapterToolsError
+from adaptertools.jobs import Edit, MergePlan
+from adaptertools.report import Finding, Report
+from adaptertools.tensorfile import TensorSpec
+from adaptertools.verbs._finish import read_receipt
+from adaptertools.verbs.plan import plan
+
+
+def verify(
+    out: str | Path, *, base: str | Path | None = None, adapters: Sequence[str | Path] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Report:  # fmt: skip
+    """Check a merged folder against the base and adapters that its receipt names.
+
+    Args:
+        out: the merged model's folder.
+        base, adapters: where they are now, if no longer where the receipt says.
+        progress: called with bytes checked, from several threads.
+
+    Raises Unreadable without a receipt, NotFound where base or adapters are gone.
+    """
+    folder = hub.local(out, "merged model")
+    receipt = read_receipt(folder)
+    options = dict(receipt["options"])
+    again = plan(
+        list(adapters or [a["ref"] for a in receipt["adapters"]]),
+        base=base or receipt["base"]["ref"], out=folder.with_name(folder.name + ".never"),
+        scale=[a["scale"] for a in receipt["adapters"]], **options,
+    )  # fmt: skip
+    report = check_output(again, folder, progress or (lambda count: None))
+    return Report(
+        verb="verify", subject=str(out), facts=report.facts,
+        findings=(*_changed(receipt, again), *report.findings),
+    )  # fmt: skip
+
+
+def _changed(receipt: dict[str, object], again: MergePlan) -> list[Finding]:
+    """Say where base or adapters are no longer what they were."""
+    now = again.as_json()
+    found = []
+    for what, key in (("base", "headers_sha256"), ("adapters", "sha256")):
+        before, after = receipt[what], now[what]
+        pairs = zip(before, after, strict=True) if what == "adapters" else [(before, after)]  # type: ignore[call-overload]
+        for old, new in pairs:
+            if old[key] != new[key]:
+                text = f"The {what.rstrip('s')} is not the one that was merged: its digest differs."
+                found.append(Finding(code="VER003", level="error", place=new["ref"], text=text))
+    return found
+
+
+def check_output(
+    plan: MergePlan, folder: Path, progress: Callable[[int], None] = id
+) -> Report:
+    """Check every tensor and file of a plan's output, in its final or its unfinished folder."""
+    findings: list[Finding] = []
+    work: list[tuple[Edit, TensorSpec]] = []
+    for job in plan.jobs:
+        try:
+            written = tensorfile.read_header(folder / job.file).tensors
+        except AdapterToolsError as error:
+            findings.append(_error("VER001", job.file, str(error)))
+            continue
+        wanted = [(e.name, e.dtype, e.shape) for e in job.edits]
+        if sorted(wanted) != sorted((s.name, s.dtype, s.shape) for s in written.values()):
+            findings.append(_error("VER001", job.file, "Its tensors are not the planned ones."))
+            continue
+        work += [(edit, written[edit.name]) for edit in job.edits]
+    for file in plan.files:
+        if not (folder / file.name).is_file():
+            findings.append(_error("VER002", file.name, "The file is missing."))
+    findings += _extra(plan, folder)
+    with ThreadPoolExecutor(2) as pool:
+        faults = list(pool.map(lambda pair: _check(*pair, progress), work))
+    findings += [_error("VER004", edit.name, f) for (edit, _), f in zip(work, faults, strict=True) if f]
+    probed = sum(bool(edit.updates) for edit, _ in work)
+    facts = {"tensors": len(work), "probed": probed, "equal": len(work) - probed,
+             "wrong": sum(1 for f in faults if f)}  # fmt: skip
+    return Report(verb="verify", subject=str(folder), findings=tuple(findings), facts=facts)
+
+
+def _extra(plan: MergePlan, folder: Path) -> list[Finding]:
+    """Find weights that a loader might read and no plan wrote."""
+    ours = {job.file for job in plan.jobs} | {file.name for file in plan.files}
+    return [
+        _error("VER005", path.name, "Weights that the merge did not write.")
+        for path in sorted(folder.glob("*.safetensors"))
+        if path.name not in ours and path.name != checkpoint.INDEX
+    ]
+
+
+def _check(edit: Edit, written: TensorSpec, progress: Callable[[int], None]) -> str:
+    """Give the fault of one tensor, empty where it is right."""
+    if edit.copied:
+        fault = "" if tensorfile.same(edit.source, written) else "Its bytes are not the source's."
+    elif not edit.updates:
+        fault = probe.converted(edit.source, written)
+    else:
+        fault = probe.applied(edit, written)
+    progress(written.nbytes)
+    return fault
+
+
+def _error(code: str, place: str, text: str) -> Finding:
+    return Finding(code=code, level="error", place=place, text=text)
