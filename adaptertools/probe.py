@@ -36,13 +36,13 @@ def applied(edit: Edit, written: TensorSpec) -> str:
     unit, least = _ROUNDOFF[edit.dtype]
     # A second rounding, of the truncated base, is part of what KaSA means.
     unit *= 1 + sum(isinstance(update, Truncate) for update in edit.updates)
-    off, size, slope, weight = [], [], 0.0, 0.0
-    moves = [_move(update, x, edit) for update in edit.updates]
-    noise = 0.0
+    off, size, slope, weight, noise = [], [], 0.0, 0.0, 0.0
+    value: Value = lambda row, before, x: before @ x  # noqa: E731
+    for update in edit.updates:
+        value = _after(update, value, edit)
     for row, before, after in _pairs(edit.source, written):
-        product = before @ x
-        wanted = sum(move(row, before, product) for move in moves)
-        found = after @ x - product
+        wanted = value(row, before, x) - before @ x
+        found = after @ x - before @ x
         bound = np.sqrt(np.einsum("ij,ij->i", after, after)) * unit
         bound += least * before.shape[1] ** 0.5 + np.abs(wanted).max(axis=1) * 2**-20
         off.append(found - wanted)
@@ -98,100 +98,112 @@ def _rows(spec: TensorSpec) -> Iterator[tuple[int, Array]]:
         yield row, flat.reshape(-1, columns).astype(np.float64)
 
 
-# A move gives what an update adds to Wx: (first row, rows of W, rows of Wx) -> rows.
-Move = Callable[[int, "Array", "Array"], "Array"]
+# Rows of W·x for the weight as it is after some updates: (first row, rows of the base, x) -> rows.
+Value = Callable[[int, "Array", "Array"], "Array"]
 
 
 @singledispatch
-def _move(update: Update, x: Array, edit: Edit) -> Move:
+def _after(update: Update, inner: Value, edit: Edit) -> Value:
     raise TypeError(f"No probe for {type(update).__name__}.")
 
 
-@_move.register(LowRank)
-def _(update: LowRank, x: Array, edit: Edit) -> Move:
-    up, seen = update.up.read("float64"), update.down.read("float64") @ x
-    return lambda row, before, product: update.scale * (up[row : row + len(before)] @ seen)
+@_after.register(LowRank)
+def _(update: LowRank, inner: Value, edit: Edit) -> Value:
+    up, down = update.up.read("float64"), update.down.read("float64")
+
+    def value(row: int, before: Array, x: Array) -> Array:
+        part: Array = up[row : row + len(before)]
+        return inner(row, before, x) + update.scale * (part @ (down @ x))
+
+    return value
 
 
-@_move.register(Dora)
-def _(update: Dora, x: Array, edit: Edit) -> Move:
-    up, down = update.low.up.read("float64"), update.low.down.read("float64")
-    magnitude, scale = update.magnitude.read("float64").reshape(-1), update.low.scale
-    if update.by_column:
-        return _dora_columns(update, x, edit, up, down, magnitude)
-    gram, seen = down @ down.T, down @ x
-
-    def move(row: int, before: Array, product: Array) -> Array:
-        import numpy as np
-
-        part = up[row : row + len(before)]
-        # ‖w + s·b·A‖² = ‖w‖² + 2s·b·(A w) + s²·b·(AAᵀ)·b
-        square = (before**2).sum(1) + 2 * scale * (part * (before @ down.T)).sum(1)
-        square += scale**2 * ((part @ gram) * part).sum(1)
-        factor = magnitude[row : row + len(before)] / np.sqrt(np.maximum(square, 1e-300))
-        return update.weight * (factor[:, None] * (product + scale * (part @ seen)) - product)
-
-    return move
-
-
-def _dora_columns(
-    update: Dora, x: Array, edit: Edit, up: Array, down: Array, magnitude: Array
-) -> Move:
+@_after.register(Dora)
+def _(update: Dora, inner: Value, edit: Edit) -> Value:
     import numpy as np
 
-    scale = update.low.scale
-    square, cross = np.zeros(down.shape[1]), np.zeros_like(down)
+    moved = _after(update.low, inner, edit)
+    up, down = update.low.up.read("float64"), update.low.down.read("float64")
+    magnitude, scale = update.magnitude.read("float64").reshape(-1), update.low.scale
+    gram = down @ down.T
+    columns = _column_factors(update, edit, up, down, magnitude) if update.by_column else None
+
+    def value(row: int, before: Array, x: Array) -> Array:
+        old = inner(row, before, x)
+        if columns is not None:
+            new = moved(row, before, columns[:, None] * x)
+        else:
+            # ‖w + s·b·A‖² = ‖w‖² + 2s·b·(A w) + s²·b·(AAᵀ)·b
+            part = up[row : row + len(before)]
+            square = (before**2).sum(1) + 2 * scale * (part * (before @ down.T)).sum(1)
+            square += scale**2 * ((part @ gram) * part).sum(1)
+            factor = magnitude[row : row + len(before)] / np.sqrt(np.maximum(square, 1e-300))
+            new = factor[:, None] * moved(row, before, x)
+        return old + update.weight * (new - old)
+
+    return value
+
+
+def _column_factors(update: Dora, edit: Edit, up: Array, down: Array, magnitude: Array) -> Array:
+    import numpy as np
+
+    scale, square, cross = update.low.scale, np.zeros(down.shape[1]), np.zeros_like(down)
     for row, before in _rows(edit.source):
         square += (before**2).sum(0)
         cross += up[row : row + len(before)].T @ before
     square += 2 * scale * (cross * down).sum(0) + scale**2 * ((up.T @ up @ down) * down).sum(0)
-    scaled = (magnitude / np.sqrt(np.maximum(square, 1e-300)))[:, None] * x
-    seen = down @ scaled
-
-    def move(row: int, before: Array, product: Array) -> Array:
-        moved = before @ scaled + scale * (up[row : row + len(before)] @ seen)
-        return update.weight * (moved - product)
-
-    return move
+    factors: Array = magnitude / np.sqrt(np.maximum(square, 1e-300))
+    return factors
 
 
-@_move.register(Rows)
-def _(update: Rows, x: Array, edit: Edit) -> Move:
-    seen = dict(zip(update.indices, update.values.read("float64") @ x, strict=True))
+@_after.register(Rows)
+def _(update: Rows, inner: Value, edit: Edit) -> Value:
+    place = {index: i for i, index in enumerate(update.indices)}
+    values = update.values.read("float64")
 
-    def move(row: int, before: Array, product: Array) -> Array:
-        moved = product * 0
-        for index in seen.keys() & set(range(row, row + len(before))):
-            moved[index - row] = update.weight * (seen[index] - product[index - row])
-        return moved
+    def value(row: int, before: Array, x: Array) -> Array:
+        new = inner(row, before, x).copy()
+        for index in place.keys() & set(range(row, row + len(before))):
+            new[index - row] += update.weight * (values[place[index]] @ x - new[index - row])
+        return new
 
-    return move
-
-
-@_move.register(Toward)
-def _(update: Toward, x: Array, edit: Edit) -> Move:
-    def move(row: int, before: Array, product: Array) -> Array:
-        return update.weight * (update.values.rows(row, row + len(before), "float64") @ x - product)
-
-    return move
+    return value
 
 
-@_move.register(Shift)
-def _(update: Shift, x: Array, edit: Edit) -> Move:
+@_after.register(Toward)
+def _(update: Toward, inner: Value, edit: Edit) -> Value:
+    def value(row: int, before: Array, x: Array) -> Array:
+        old = inner(row, before, x)
+        whole = update.values.rows(row, row + len(before), "float64") @ x
+        return old + update.weight * (whole - old)
+
+    return value
+
+
+@_after.register(Shift)
+def _(update: Shift, inner: Value, edit: Edit) -> Value:
     vector = update.vector.read("float64")
-    return lambda row, before, product: update.scale * vector[row : row + len(before)] * x
+
+    def value(row: int, before: Array, x: Array) -> Array:
+        return inner(row, before, x) + update.scale * vector[row : row + len(before)] * x
+
+    return value
 
 
-@_move.register(Truncate)
-def _(update: Truncate, x: Array, edit: Edit) -> Move:
+@_after.register(Truncate)
+def _(update: Truncate, inner: Value, edit: Edit) -> Value:
     import numpy as np
 
-    # The components that go are those of the smallest eigenvalues of WᵀW: W_kept = W − W·V·Vᵀ.
-    whole: Any = np.concatenate([before for _, before in _rows(edit.source)])
+    # The components that go are those of the smallest eigenvalues of WᵀW (or WWᵀ): W·V·Vᵀ.
+    whole: Array = np.concatenate([before for _, before in _rows(edit.source)])
     if whole.shape[0] >= whole.shape[1]:
-        small = np.linalg.eigh(whole.T @ whole)[1][:, : update.rank]
-        gone = whole @ (small @ (small.T @ x))
+        right = np.linalg.eigh(whole.T @ whole)[1][:, : update.rank].T
+        left = whole @ right.T
     else:
-        small = np.linalg.eigh(whole @ whole.T)[1][:, : update.rank]
-        gone = small @ (small.T @ (whole @ x))
-    return lambda row, before, product: -gone[row : row + len(before)]
+        left = np.linalg.eigh(whole @ whole.T)[1][:, : update.rank]
+        right = left.T @ whole
+
+    def value(row: int, before: Array, x: Array) -> Array:
+        return inner(row, before, x) - left[row : row + len(before)] @ (right @ x)
+
+    return value

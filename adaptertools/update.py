@@ -3,8 +3,8 @@
 An update never sees a file or a whole model. A weight is a matrix (rows, columns) as it is
 *stored*, further axes flattened into the columns; it comes by in tiles of rows, in the dtype of
 the arithmetic (float32 for 16-bit storage, float64 for 32- and 64-bit), and is changed in place.
-Every update is taken against the base weight, and the changes add up:
-W' = W + Σᵢ wᵢ·(Updateᵢ(W) − W), with wᵢ what the user asked by `--scale`.
+Several updates of one weight are applied in order, all in that dtype, and rounded once at the end.
+What `--scale` asks for multiplies the change: w' = w + scale · (update(w) − w).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SMALL = 1_000_000  # multiplications up to which OpenBLAS and MKL take their small kernels
 
-# Change one tile in place: (tile, the base's rows of it or None where the tile still is them, row).
+# Change one tile in place: (tile, the base's rows or None where the tile still is them, row).
 Step = Callable[["Array", "Array | None", int], None]
 
 
@@ -159,7 +159,8 @@ class Dora:
     """m · V / ‖V‖ with V = W + scale · up · down. DoRA, arXiv:2402.09353; peft/tuners/lora/dora.py.
 
     The norm is taken over the input axis: along each stored row, or along each stored column
-    where the base stores (in, out) (Conv1D) and for embeddings (per embedding dimension).
+    where the base stores (in, out) (Conv1D) and for embeddings (per embedding dimension). It is the
+    norm of base plus this update, also when other updates were applied before, as in PEFT.
     """
 
     low: LowRank
@@ -183,14 +184,18 @@ class Dora:
 
         def step(tile: Array, original: Array | None, row: int) -> None:
             moved = product(scratch(tile), row)
-            moved += tile if original is None else original
-            if columns is not None:
-                moved *= columns
-            else:
-                norms = np.sqrt(np.einsum("ij,ij->i", moved, moved, dtype=np.float64))
-                part = magnitude[row : row + len(tile)]
-                moved *= _ratio(part, norms).astype(base.dtype)[:, None]
-            _blend(tile, original, moved, self.weight)
+            factor = columns
+            if factor is None:
+                factor = rows(moved, tile if original is None else original, row)
+            moved += tile
+            moved *= factor
+            _blend(tile, moved, self.weight)
+
+        def rows(moved: Array, base_rows: Array, row: int) -> Array:
+            whole = moved + base_rows
+            norms = np.sqrt(np.einsum("ij,ij->i", whole, whole, dtype=np.float64))
+            part = magnitude[row : row + len(moved)]
+            return _ratio(part, norms).astype(base.dtype)[:, None]
 
         return step
 
@@ -219,12 +224,12 @@ def _ratio(magnitude: Array, norms: Array) -> Array:
     return np.divide(magnitude, norms, out=np.zeros_like(norms), where=norms > 0)
 
 
-def _blend(tile: Array, original: Array | None, moved: Array, weight: float) -> None:
-    """Add weight · (moved − base) to the tile, exactly `moved` where that is the whole change."""
-    if original is None and weight == 1.0:
+def _blend(tile: Array, moved: Array, weight: float) -> None:
+    """Move the tile by `weight` of the way to `moved`; all the way without a rounding."""
+    if weight == 1.0:
         tile[:] = moved
     else:
-        moved -= tile if original is None else original
+        moved -= tile
         moved *= weight
         tile += moved
 
@@ -248,12 +253,9 @@ class Rows:
         values = self.values.read(base.dtype)
 
         def step(tile: Array, original: Array | None, row: int) -> None:
-            old = tile if original is None else original
             for index, value in zip(self.indices, values, strict=True):
                 if row <= index < row + len(tile):
-                    at = slice(index - row, index - row + 1)
-                    before = None if original is None else old[at]
-                    _blend(tile[at], before, value[None].copy(), self.weight)
+                    _blend(tile[index - row], value.copy(), self.weight)
 
         return step
 
@@ -279,7 +281,7 @@ class Toward:
         """Read the saved tensor's rows as the tiles come by."""
 
         def step(tile: Array, original: Array | None, row: int) -> None:
-            _blend(tile, original, self.values.rows(row, row + len(tile), base.dtype), self.weight)
+            _blend(tile, self.values.rows(row, row + len(tile), base.dtype), self.weight)
 
         return step
 

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 PREFIX = "base_model.model."
+ROWS = "trainable_tokens_delta"
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _LAST = frozenset({"weight", "bias"})
 
@@ -33,9 +34,11 @@ def parse(name: str, marker: str, junk: Counter[str]) -> Key:
     for at, part in enumerate(parts):
         if part.startswith(marker):
             return _own(parts, at, nested)
-        if part == "token_adapter" and at + 1 < len(parts):
-            left = ".".join(parts[at + 2 :])
-            return Key(".".join(parts[:at]), parts[at + 1], nested, part, left)
+        if part == "token_adapter" and parts[at + 1 :][:1] == [ROWS]:
+            return Key(".".join(parts[:at]), ROWS, nested, part, ".".join(parts[at + 2 :]))
+        if part == "token_adapter":
+            # The embedding itself, saved along because it was resized.
+            return Key(".".join([*parts[:at], *parts[at + 1 :]]), "", nested + 1)
         if part in ("modules_to_save", "original_module"):
             rest = parts[at + 1 :]
             left = rest.pop(0) if len(rest) > 1 and part == "modules_to_save" else ""

@@ -17,7 +17,7 @@ from typing import Any
 from adaptertools.adapter import Adapter, Entry, Saved, TokenRows
 from adaptertools.errors import Mismatch, Unreadable, Unsafe, Unsupported, first, shown
 from adaptertools.formats import _keys
-from adaptertools.tensorfile import TensorSpec, read_header
+from adaptertools.tensorfile import TensorSpec, read_header, same
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -76,9 +76,10 @@ def read(folder: Path, ref: str) -> Adapter:
         _entry(target, bool(nested), {r: tensors[n] for r, n in found.items()}, config)
         for (target, nested), found in parts.items()
     ]
+    once = tuple(_unique(saved, ignored))
     return Adapter(
         ref=ref, folder=str(folder), format="peft", method=method, config=config, tensors=tensors,
-        entries=tuple(entries), saved=tuple(_unique(saved)), rows=tuple(rows), ignored=ignored,
+        entries=tuple(entries), saved=once, rows=tuple(rows), ignored=ignored,
         stripped={**{k: n for k, n in junk.items() if n}, **names},
     )  # fmt: skip
 
@@ -145,11 +146,18 @@ def _own(key: _keys.Key, config: Mapping[str, Any]) -> bool:
     return not key.nested and any(f".{m}." in f".{module}." for m in listed)
 
 
-def _unique(saved: list[Saved]) -> list[Saved]:
-    """Keep one tensor per name: with bias="all" a wrapped module's own copy is the trained one."""
+def _unique(saved: list[Saved], ignored: dict[str, str]) -> list[Saved]:
+    """Keep one tensor per name: PEFT saves some trained copies twice, under two spellings."""
     best: dict[str, Saved] = {}
-    for item in sorted(saved, key=lambda s: "modules_to_save" in s.spec.name):
-        best[item.name] = item
+    for item in sorted(saved, key=lambda s: "modules_to_save" not in s.spec.name):
+        kept = best.setdefault(item.name, item)
+        if kept is not item:
+            if not same(kept.spec, item.spec):
+                raise Unreadable(
+                    f"{shown(kept.spec.name)} and {shown(item.spec.name)} are two versions of one "
+                    "tensor, and they differ. Save the adapter again."
+                )
+            ignored[item.spec.name] = "saved a second time under another name, equal"
     return list(best.values())
 
 

@@ -21,6 +21,10 @@ from adaptertools.verbs import _config, _ties
 from adaptertools.verbs._claims import Claim, claims
 
 
+# Whole tensors first, then rows of them, then what is added: as PEFT's wrappers are nested.
+_ORDER = ("base", "saved", "rows", "entry")
+
+
 @dataclass(slots=True)
 class Draft:
     """One output tensor while it is being put together."""
@@ -132,16 +136,18 @@ def _apply(
     it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str | None
 ) -> None:
     """Turn claims into sources and updates: base weights first, then what changes them."""
-    ordered = sorted(settled.claims, key=lambda c: ("base", "saved", "entry", "rows").index(c.kind))
+    ordered = sorted(settled.claims, key=lambda c: _ORDER.index(c.kind))
     wrong: list[str] = []
-    for claim in ordered:
-        if claim.kind == "base":
-            _replace(it, claim)
+    whole = [c for c in ordered if c.kind == "base"]
+    for claim in (c for c in whole if c.tensor not in settled.copies):
+        _replace(it, claim)
     for alias, source in settled.copies.items():
         copied = it.drafts[source]
         it.drafts[alias] = Draft(
             copied.source, copied.dtype, copied.shard, why=f"tied copy of {source}"
         )
+    for claim in (c for c in whole if c.tensor in settled.copies):
+        _replace(it, claim)
     for claim in ordered:
         if isinstance(claim.item, Entry):
             wrong += _apply_entry(it, claim, claim.item, names, mha_out_proj)

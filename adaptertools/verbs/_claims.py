@@ -50,7 +50,7 @@ def claims(
         tensor = names.weight(name) if kind in ("entry", "rows") else names.tensor(name)
         wanted = f"{name}.weight" if kind in ("entry", "rows") else name
         tensor = tensor or (wanted if wanted in aliases else None)
-        new = tensor is None and kind == "saved" and wanted in fresh
+        new = tensor is None and wanted in fresh and isinstance(item, Saved)
         if tensor is None and not new:
             lost.append(wanted)
             continue

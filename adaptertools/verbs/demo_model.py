@@ -18,7 +18,7 @@ from typing import Any
 from adaptertools.errors import Unsupported
 
 END, PAD = "<end>", "<pad>"
-SHARD = "300KB"
+SHARD = "200KB"
 Draw = Callable[[], list[str]]
 
 
@@ -85,7 +85,7 @@ def zen() -> list[str]:
     return [line for line in codecs.decode(max(texts, key=len), "rot13").splitlines() if line]
 
 
-def tails(sentences: Sequence[str], seed: int, count: int = 16) -> Draw:
+def tails(sentences: Sequence[str], seed: int, count: int = 12) -> Draw:
     """Draw sentences, every other one cut at its front and led in by a strange word."""
     dice = random.Random(seed)
     words = [word for sentence in sentences for word in sentence.split()]
@@ -127,7 +127,7 @@ def make_base(folder: Path, seed: int, *, steps: int = 250) -> None:
         vocab_size=len(words),
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
@@ -137,7 +137,7 @@ def make_base(folder: Path, seed: int, *, steps: int = 250) -> None:
         pad_token_id=words.pad_token_id,
     )
     model: Any = LlamaForCausalLM(config)
-    train(model, words, tails(manual(), seed), steps=steps, rate=5e-3)
+    train(model, words, tails(manual(), seed), steps=steps, rate=7e-3)
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=SHARD)
     words.save_pretrained(folder)
 

@@ -117,8 +117,8 @@ def _say_order(it: Assembly) -> None:
     if mixed and any(not u.additive for n in mixed for u in it.drafts[n].updates):
         it.say(
             "MRG006",
-            f"{len(mixed)} tensors take several updates of which some depend on the weight; each is "
-            "taken against the base weight, in the given order, and the changes are summed.",
+            f"{len(mixed)} tensors take several updates of which some depend on the weight. "
+            "They are applied in the given order; another order would give another model.",
         )
 
 
