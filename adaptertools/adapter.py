@@ -109,7 +109,6 @@ class Factor:
             array = array * tensorfile.read(self.diagonal).astype(dtype).reshape(1, -1)
         return np.ascontiguousarray(array.T) if self.transposed else array
 
-
     def rows(self, start: int, stop: int, dtype: str) -> Array:
         """Load some rows, of a factor that is stored as it is used."""
         spec, size = self.spec, self.spec.nbytes // max(self.spec.rows, 1)

@@ -8,7 +8,16 @@ from adaptertools.errors import HubError, NotFound, shown
 from adaptertools.ref import Ref, parse
 
 # What merging needs; never pickles, optimizer states or other frameworks' weights.
-WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "*.md")
+WANTED = (
+    "*.safetensors",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+    "LICENSE*",
+    "*.md",
+)
 
 
 def local(ref: str | Path | Ref, kind: str) -> Path:

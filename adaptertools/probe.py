@@ -11,11 +11,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
 from adaptertools.tensorfile import TensorSpec, dtype_of
-from adaptertools.update import Dora, LowRank, Rows, Shift, Toward, Truncate, Update
+from adaptertools.update import Update
+from adaptertools.update.dora import Dora
+from adaptertools.update.lowrank import LowRank
+from adaptertools.update.rows import Rows, Toward
+from adaptertools.update.shift import Shift
+from adaptertools.update.truncate import Truncate
 
 if TYPE_CHECKING:
     from adaptertools.update import Array

@@ -9,116 +9,133 @@ from __future__ import annotations
 import errno
 import json
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from adaptertools.errors import Unsupported, shown
 from adaptertools.jobs import Edit, ShardJob
-from adaptertools.tensorfile import TensorSpec, dtype_of, read_into
-from adaptertools.update import LowRank
+from adaptertools.rounding import Rounding
+from adaptertools.tiles import run_edit
 
-if TYPE_CHECKING:
-    from adaptertools.update import Array
-
-TILE = 1 << 18  # elements; 1 MiB of float32, so that tile and scratch stay in the cache
 STATE = ".adaptertools"  # the folder of what `--resume` needs; gone when the output is complete
-SAMPLED = 1 << 20  # elements above which rounding is measured on every eighth tile
 CHUNK = 1 << 24  # bytes per kernel copy, so that progress moves and Ctrl-C is heard
 
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Rounding:
-    """How exact one edit came out, in units of the weight."""
-
-    tensor: str
-    max_error: float  # |stored − exact|, largest
-    mean_error: float
-    swallowed: float  # share of elements that the rounding left as they were
-    update_norm: float  # ‖update‖ / ‖weight‖
-    measured: int  # elements that errors and share were measured on
-
-
-def partial(file: Path) -> Path:
+def unfinished(file: Path) -> Path:
     """Name the unfinished file; the final name only ever holds a finished one."""
     return file.with_name(file.name + ".partial")
 
 
-def write(
-    job: ShardJob, folder: Path, workers: int = 1, nonfinite: bool = False, progress: Progress = id
-) -> list[Rounding]:
-    """Write the shard under its partial name and give how exact each edit came out.
+class Shard:
+    """One output shard while it is written, under its unfinished name."""
 
-    Raises Unsupported where a merged weight leaves the range of its dtype, unless `nonfinite`.
-    """
-    with ExitStack() as stack:
-        out = _open(stack, partial(folder / job.file), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        os.ftruncate(out, job.nbytes)
-        os.pwrite(out, job.header, 0)
-        names = {e.source.file for e in job.edits}
-        files = {name: _open(stack, name, os.O_RDONLY) for name in sorted(names)}
-        pool = stack.enter_context(ThreadPoolExecutor(max(workers, 1)))
-        # On an error or Ctrl-C what has not begun never does.
-        stack.callback(pool.shutdown, cancel_futures=True)
-        copies, edits = _split(job)
-        copying = [pool.submit(_copy, files[f], out, *at, progress) for f, *at in copies]
-        editing = [
-            pool.submit(_edit, edit, files[edit.source.file], out, at, nonfinite, progress)
-            for edit, at in edits
-        ]
-        for future in copying:
-            future.result()
-        return [r for r in (future.result() for future in editing) if r is not None]
+    def __init__(self, job: ShardJob, folder: Path) -> None:
+        """Create the file in its full size, and open what it is made from."""
+        self.job, self.file = job, folder / job.file
+        self.stack = ExitStack()
+        self.out = self._open(unfinished(self.file), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.ftruncate(self.out, job.nbytes)
+        os.pwrite(self.out, job.header, 0)
+        self.work: list[Future[Rounding | None]] = []
+        self.dirty = 0
 
+    def start(self, pool: Executor, nonfinite: bool, progress: Progress) -> None:
+        """Queue the copies of untouched bytes, then the edits, in the order of the file."""
+        names = sorted({edit.source.file for edit in self.job.edits})
+        files = {name: self._open(name, os.O_RDONLY) for name in names}
+        copies, edits = _split(self.job)
+        for file, start, to, length in copies:
+            self.work.append(
+                pool.submit(_copy, files[file], self.out, start, to, length, progress)
+            )
+        for edit, at in edits:
+            source = files[edit.source.file]
+            self.work.append(
+                pool.submit(run_edit, edit, source, self.out, at, nonfinite, progress)
+            )
 
-def commit(file: Path, said: list[Rounding]) -> None:
-    """Make the shard last, note how exact it came out, and give it its final name."""
-    descriptor = os.open(partial(file), os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    note = _note(file)
-    note.parent.mkdir(exist_ok=True)
-    partial(note).write_text(json.dumps([asdict(rounding) for rounding in said]))
-    partial(note).replace(note)
-    partial(file).replace(file)
+    def finish(self) -> list[Rounding]:
+        """Wait for all of it; give how exact each edit came out, or raise what went wrong."""
+        return [done for future in self.work if (done := future.result()) is not None]
+
+    def flush(self) -> None:
+        """Let what is written reach the disk while the rest is made."""
+        os.fdatasync(self.out)
+
+    def commit(self, said: list[Rounding]) -> None:
+        """Make the shard last, note how exact it came out, and give it its final name."""
+        os.fsync(self.out)
+        self.close()
+        note = _note(self.file)
+        note.parent.mkdir(exist_ok=True)
+        unfinished(note).write_text(json.dumps([asdict(rounding) for rounding in said]))
+        unfinished(note).replace(note)
+        unfinished(self.file).replace(self.file)
+
+    def close(self) -> None:
+        """Close every file."""
+        self.stack.close()
+
+    def _open(self, path: str | Path, flags: int) -> int:
+        descriptor = os.open(path, flags, 0o644)
+        self.stack.callback(os.close, descriptor)
+        return descriptor
 
 
 def run_job(
     job: ShardJob, folder: Path, workers: int = 1, nonfinite: bool = False
 ) -> list[Rounding]:
-    """Write and finish one shard; what an injected `map` calls. Done before, it is not done again."""
-    done = finished(job, folder)
-    if done is None:
-        done = write(job, folder, workers, nonfinite)
-        commit(folder / job.file, done)
-    return done
+    """Write and finish one shard, if it is not finished yet; what an injected `map` calls.
+
+    Raises Unsupported where a merged weight leaves the range of its dtype, unless `nonfinite`.
+    """
+    return run_all([job], folder, workers, nonfinite, lambda count: None)[0]
 
 
 def run_all(
-    jobs: Iterable[ShardJob], folder: Path, workers: int, nonfinite: bool, progress: Progress
+    jobs: Sequence[ShardJob], folder: Path, workers: int, nonfinite: bool, progress: Progress
 ) -> list[list[Rounding]]:
-    """Write shard after shard with all workers; one shard reaches the disk while the next is made."""
-    results, commits = [], []
-    with ThreadPoolExecutor(1) as disk:
-        for job in jobs:
-            done = finished(job, folder)
-            if done is None:
-                done = write(job, folder, workers, nonfinite, progress)
-                commits.append(disk.submit(commit, folder / job.file, done))
-            else:
-                progress(job.nbytes)
-            results.append(done)
-    for future in commits:
+    """Write shard after shard; reading, arithmetic, writing and the disk overlap.
+
+    Raises what `run_job` raises; shards that are finished by then stay.
+    """
+    results = [finished(job, folder) for job in jobs]
+    with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(max(workers, 1)) as pool:
+        shards: list[tuple[int, Shard]] = []
+        try:
+            commits = []
+            for i, job in enumerate(jobs):
+                if results[i] is not None:
+                    progress(job.nbytes)
+                    continue
+                shard = Shard(job, folder)
+                shards.append((i, shard))
+                shard.start(pool, nonfinite, progress)
+                # The next shard is queued before this one ends, so that no worker ever waits.
+                if len(shards) > 1:
+                    commits.append(_settle(*shards.pop(0), results, disk))
+            commits += [_settle(*pair, results, disk) for pair in shards]
+            for commit in commits:
+                commit.result()
+        finally:
+            # On an error or Ctrl-C what has not begun never does.
+            pool.shutdown(cancel_futures=True)
+    return [done or [] for done in results]
+
+
+def _settle(
+    i: int, shard: Shard, results: list[list[Rounding] | None], disk: Executor
+) -> Future[None]:
+    half = len(shard.work) // 2
+    for future in shard.work[:half]:
         future.result()
-    return results
+    disk.submit(shard.flush)
+    done = results[i] = shard.finish()
+    return disk.submit(shard.commit, done)
 
 
 def finished(job: ShardJob, folder: Path) -> list[Rounding] | None:
@@ -133,12 +150,6 @@ def _note(file: Path) -> Path:
     return file.parent / STATE / (file.name + ".json")
 
 
-def _open(stack: ExitStack, path: str | Path, flags: int) -> int:
-    descriptor = os.open(path, flags, 0o644)
-    stack.callback(os.close, descriptor)
-    return descriptor
-
-
 def _split(job: ShardJob) -> tuple[list[tuple[str, int, int, int]], list[tuple[Edit, int]]]:
     """Give the byte runs to copy (file, from, to, length), joined where they touch, and the edits."""
     runs: list[tuple[str, int, int, int]] = []
@@ -149,7 +160,12 @@ def _split(job: ShardJob) -> tuple[list[tuple[str, int, int, int]], list[tuple[E
             edits.append((edit, at))
         elif edit.nbytes:
             source = edit.source
-            if runs and runs[-1] == (source.file, source.start - runs[-1][3], at - runs[-1][3], runs[-1][3]):  # noqa: E501
+            if runs and runs[-1] == (
+                source.file,
+                source.start - runs[-1][3],
+                at - runs[-1][3],
+                runs[-1][3],
+            ):
                 runs[-1] = (*runs[-1][:3], runs[-1][3] + edit.nbytes)
             else:
                 runs.append((source.file, source.start, at, edit.nbytes))
@@ -177,172 +193,3 @@ def _copy_some(source: int, out: int, start: int, to: int, count: int) -> int:
     if done == 0:
         raise OSError(errno.EIO, "a source file ended early")
     return done
-
-
-class _Space(threading.local):
-    """The buffers of one thread, kept from tile to tile."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], Array] = {}
-
-    def take(self, role: str, dtype: str, rows: int, columns: int) -> Array:
-        import numpy as np
-
-        count = rows * columns
-        held = self.kept.get((role, dtype))
-        if held is None or held.size < count:
-            held = self.kept[role, dtype] = np.empty(max(count, TILE), dtype_of(dtype))
-        return held[:count].reshape(rows, columns)
-
-
-_space = _Space()
-_WIDE = {"F32": "F64", "F64": "F64", "F16": "F32", "BF16": "F32"}
-_LARGEST = {"F32": 1e18, "F64": 1e150, "F16": 65504.0, "BF16": 1e18}
-_WIDER = {"F32": "float32", "F64": "float64"}
-
-
-class _Stored:
-    """A stored weight as tiles; the `Base` that updates see."""
-
-    def __init__(self, spec: TensorSpec, file: int, wide: str) -> None:
-        self.spec, self.file, self.wide = spec, file, wide
-        self.dtype = _WIDER[wide]
-        self.shape = (spec.rows, spec.columns)
-
-    def tiles(self) -> Iterator[tuple[int, Array]]:
-        for row, _, tile in self.read("scan"):
-            yield row, tile
-
-    def stored(self, values: Array) -> Array:
-        return values.astype(dtype_of(self.spec.dtype))
-
-    def read(self, role: str) -> Iterator[tuple[int, Array, Array]]:
-        """Give row, stored tile and widened tile; both are overwritten by the next."""
-        rows, columns = self.shape
-        step = min(max(TILE // max(columns, 1), 1), rows)
-        itemsize = dtype_of(self.spec.dtype).itemsize
-        for row in range(0, rows, step):
-            count = min(step, rows - row)
-            raw = _space.take(role + " raw", self.spec.dtype, count, columns)
-            read_into(self.file, raw, self.spec.start + row * columns * itemsize)
-            tile = _space.take(role, self.wide, count, columns)
-            tile[...] = raw
-            yield row, raw, tile
-
-
-def _edit(
-    edit: Edit, source: int, out: int, at: int, nonfinite: bool, progress: Progress
-) -> Rounding | None:
-    import numpy as np
-
-    # Twice the stored precision, so that the sum is exact enough for the one rounding to be right.
-    wide = max(_WIDE[edit.source.dtype], _WIDE[edit.dtype], key=("F32", "F64").index)
-    base = _Stored(edit.source, source, wide)
-    with np.errstate(all="ignore"):
-        steps = [update.open(base) for update in edit.updates]
-        tally = _Tally(edit)
-        for row, raw, tile in base.read("tile"):
-            original = tally.before(tile)
-            for i, step in enumerate(steps):
-                step(tile, original if i else None, row)
-            rounded = _space.take("out", edit.dtype, *tile.shape)
-            rounded[...] = tile
-            if not nonfinite:
-                _check_range(edit, tile, rounded)
-            offset = at + row * tile.shape[1] * rounded.itemsize
-            _write(out, rounded, offset)
-            tally.after(raw, original, tile, rounded)
-            progress(rounded.nbytes)
-        return tally.result()
-
-
-def _write(out: int, array: Array, offset: int) -> None:
-    view, done = memoryview(array.view("u1").reshape(-1)), 0
-    while done < len(view):
-        done += os.pwrite(out, view[done:], offset + done)
-
-
-class _Tally:
-    """Keeps the rounding error of one edit while its tiles go by.
-
-    Of a large tensor every eighth tile is compared, spread evenly; norms are of all of it.
-    """
-
-    def __init__(self, edit: Edit) -> None:
-        self.edit = edit
-        self.plain = len(edit.updates) == 1 and isinstance(edit.updates[0], LowRank)
-        self.every = 8 if edit.source.rows * edit.source.columns > SAMPLED else 1
-        self.count = self.same = self.seen = 0
-        self.worst = self.total = self.weight = self.moved = 0.0
-
-    def before(self, tile: Array) -> Array | None:
-        """Keep the base's rows where a later update or the norm of the update needs them."""
-        import numpy as np
-
-        flat = tile.reshape(-1)
-        self.weight += float(np.vdot(flat, flat))
-        if self.plain or not self.edit.updates:
-            return None
-        original = _space.take("original", _code(tile), *tile.shape)
-        original[...] = tile
-        return original
-
-    def after(self, raw: Array, original: Array | None, tile: Array, rounded: Array) -> None:
-        """Compare what was stored with what was meant."""
-        import numpy as np
-
-        if original is not None:
-            moved = np.subtract(tile, original, out=original).reshape(-1)
-            self.moved += float(np.vdot(moved, moved))
-        self.seen += 1
-        if (self.seen - 1) % self.every:
-            return
-        error = _space.take("error", _code(tile), *tile.shape)
-        np.subtract(rounded, tile, out=error)
-        np.abs(error, out=error)
-        self.worst = max(self.worst, float(error.max(initial=0.0)))
-        self.total += float(error.sum())
-        if rounded.dtype == raw.dtype:
-            bits = f"u{raw.itemsize}"
-            self.same += int(np.count_nonzero(rounded.view(bits) == raw.view(bits)))
-        self.count += tile.size
-
-    def result(self) -> Rounding | None:
-        """Sum up; None for an edit that only changed the dtype."""
-        if not self.edit.updates:
-            return None
-        moved = _product_norm(self.edit.updates[0]) if self.plain else self.moved**0.5
-        ratio = moved / self.weight**0.5 if self.weight else float(moved > 0)
-        count = max(self.count, 1)
-        return Rounding(
-            tensor=self.edit.name, max_error=self.worst, mean_error=self.total / count,
-            swallowed=self.same / count if moved else 0.0, update_norm=ratio, measured=self.count,
-        )  # fmt: skip
-
-
-def _check_range(edit: Edit, tile: Array, rounded: Array) -> None:
-    """Refuse a weight that is not finite once stored."""
-    import numpy as np
-
-    # No element is larger than the norm: one product settles nearly every tile.
-    flat = tile.reshape(-1)
-    if float(np.vdot(flat, flat)) < _LARGEST[edit.dtype] ** 2:
-        return
-    if not np.isfinite(rounded).all():
-        raise Unsupported(
-            f"{shown(edit.name)}: the merged weight is not finite in {edit.dtype}. "
-            "Either base or adapter hold NaN or infinity, or the sum is out of range. "
-            "Choose a wider --dtype, or pass --allow-nonfinite to write it all the same."
-        )
-
-
-def _code(tile: Array) -> str:
-    return "F64" if tile.itemsize == 8 else "F32"
-
-
-def _product_norm(update: object) -> float:
-    """‖s·B·A‖ from the factors alone: ‖BA‖² = tr((BᵀB)(AAᵀ))."""
-    assert isinstance(update, LowRank)
-    up, down = update.up.read("float64"), update.down.read("float64")
-    square = float(((up.T @ up) * (down @ down.T)).sum())
-    return abs(update.scale) * max(square, 0.0) ** 0.5

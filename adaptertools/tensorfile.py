@@ -228,11 +228,13 @@ def finite(spec: TensorSpec) -> bool:
     """Tell whether a float tensor holds no NaN and no infinity, reading a megabyte at a time."""
     import numpy as np
 
-    dtype = dtype_of(spec.dtype)
-    step = 1 << 20
-    with Path(spec.file).open("rb") as file:
+    dtype, step = dtype_of(spec.dtype), 1 << 20
+    with Path(spec.file).open("rb") as file, np.errstate(all="ignore"):
         file.seek(spec.start)
-        return all(
-            bool(np.isfinite(np.frombuffer(file.read(size), dtype)).all())
-            for size in (min(step, spec.nbytes - at) for at in range(0, spec.nbytes, step))
-        )
+        for at in range(0, spec.nbytes, step):
+            part = np.frombuffer(file.read(min(step, spec.nbytes - at)), dtype)
+            # A finite sum of squares has finite terms, and takes a fraction of the time.
+            squares = np.dot(part, part) if spec.dtype in ("F32", "F64") else np.inf
+            if not (np.isfinite(squares) or np.isfinite(part).all()):
+                return False
+    return True

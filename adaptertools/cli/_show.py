@@ -87,7 +87,9 @@ def _(value: MergePlan) -> list[str]:
 
 def _how(edit: dict[str, Any]) -> str:
     kinds = [
-        f"{u['kind']} r={u['rank']} s={u['scale']:.4g}" if "scale" in u and "rank" in u else u["kind"]
+        f"{u['kind']} r={u['rank']} s={u['scale']:.4g}"
+        if "scale" in u and "rank" in u
+        else u["kind"]
         for u in edit["updates"]
     ]
     return ", ".join([shown(edit["why"])] * bool(edit["why"]) + kinds) or f"to {edit['dtype']}"

@@ -23,7 +23,9 @@ from adaptertools.cli._show import show
               help="Tied embeddings of which one is adapted: write both, or do as PEFT.")  # fmt: skip
 @click.option("--mha-out-proj", type=click.Choice(["once", "twice"]),
               help="How often MultiheadAttention's out_proj update counts.")  # fmt: skip
-@click.option("--max-workers", type=click.IntRange(1), help="Threads. Default: processors, up to 8.")
+@click.option(
+    "--max-workers", type=click.IntRange(1), help="Threads. Default: processors, up to 8."
+)
 @click.option("--resume", is_flag=True, help="Go on with OUT.partial.")
 @click.option("--verify", is_flag=True, help="Check what was written before it gets its name.")
 @click.option("--allow-nonfinite", is_flag=True, help="Merge NaN and infinity too.")

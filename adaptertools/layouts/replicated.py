@@ -12,7 +12,9 @@ from typing import Any
 
 from adaptertools.errors import Unreadable, Unsupported, first, shown
 
-_LAYER = re.compile(r"(?P<stem>(?:.*\.)?(?:layers|h|encoder\.layer))\.(?P<number>\d+)\.(?P<rest>.+)")
+_LAYER = re.compile(
+    r"(?P<stem>(?:.*\.)?(?:layers|h|encoder\.layer))\.(?P<number>\d+)\.(?P<rest>.+)"
+)
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
 
 

@@ -13,7 +13,11 @@ from typing import Any
 from adaptertools.adapter import Factor, Site
 from adaptertools.errors import Mismatch, Unreadable, Unsupported, shown
 from adaptertools.tensorfile import TensorSpec
-from adaptertools.update import Dora, LowRank, Shift, Truncate, Update
+from adaptertools.update import Update
+from adaptertools.update.dora import Dora
+from adaptertools.update.lowrank import LowRank
+from adaptertools.update.shift import Shift
+from adaptertools.update.truncate import Truncate
 
 peft_type = "LORA"
 
@@ -57,13 +61,47 @@ _REFUSED = {
 # Everything else that a LoraConfig of any PEFT release says (0.0.1 to 0.21.2), which a merge
 # reads elsewhere or has no use for.
 _KNOWN = frozenset(
-    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying "
-    "eva_config exclude_modules fan_in_fan_out inference_mode init_lora_weights kasa_config "
-    "layer_replication layers_pattern layers_to_transform loftq_config lora_alpha lora_bias "
-    "lora_dropout lora_ga_config megatron_core merge_weights modules_to_save monteclora_config "
-    "peft_type peft_version qalora_group_size r rank_pattern revision runtime_config "
-    "target_modules task_type trainable_token_indices use_bdlora use_dora use_rslora "
-    "velora_config lora_B_layout".split()
+    [
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "kasa_config",
+        "layer_replication",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_bias",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "merge_weights",
+        "modules_to_save",
+        "monteclora_config",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "trainable_token_indices",
+        "use_bdlora",
+        "use_dora",
+        "use_rslora",
+        "velora_config",
+        "lora_B_layout",
+    ]
 )
 
 
@@ -96,7 +134,9 @@ def updates(site: Site) -> Iterator[Update]:
     low, by_column = _product(site)
     if site.config.get("kasa_config") is not None:
         if "lora_diag" not in site.entry.parts:
-            raise Unreadable(f"{shown(site.entry.target)} has no lora_diag, and kasa_config is set.")
+            raise Unreadable(
+                f"{shown(site.entry.target)} has no lora_diag, and kasa_config is set."
+            )
         yield Truncate(site.entry.rank)
     if "lora_magnitude_vector" in site.entry.parts:
         yield _dora(site, low, by_column)

@@ -23,9 +23,16 @@ def card(
             "library_name: transformers", "tags:", "- merge", "- adaptertools",
             *_licence(Path(folder)), "---"]  # fmt: skip
     lines = ["", f"# {shown(Path(base).name)} with {len(adapters)} adapter(s) merged in", ""]
-    lines += [f"Base model: `{shown(base)}`", "", "| adapter | method | rank | scale |", "|-|-|-|-|"]
+    lines += [
+        f"Base model: `{shown(base)}`",
+        "",
+        "| adapter | method | rank | scale |",
+        "|-|-|-|-|",
+    ]
     for a in adapters:
-        lines.append(f"| `{shown(a['ref'])}` | {shown(a['method'])} | {a['rank']} | {a['scale']:g} |")
+        lines.append(
+            f"| `{shown(a['ref'])}` | {shown(a['method'])} | {a['rank']} | {a['scale']:g} |"
+        )
     lines += ["", f"Made by adaptertools {version}. Options: `{json.dumps(dict(options))}`."]
     lines += ["Every edit, with its rounding error, is in `adaptertools.json`.", ""]
     if findings:

@@ -12,15 +12,27 @@ from adaptertools.tensorfile import TensorSpec
 
 # What transformers calls the input and output embeddings.
 _EMBEDDINGS = frozenset(
-    "embed_tokens wte word_embeddings embed_in shared tok_embeddings lm_head embed_out "
-    "output_projection tokens_embed".split()
+    [
+        "embed_tokens",
+        "wte",
+        "word_embeddings",
+        "embed_in",
+        "shared",
+        "tok_embeddings",
+        "lm_head",
+        "embed_out",
+        "output_projection",
+        "tokens_embed",
+    ]
 )
 _HEADED = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
 _LANGUAGE = frozenset({"CAUSAL_LM", "SEQ_2_SEQ_LM"})
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def architecture(config: Mapping[str, Any], adapters: Sequence[Adapter], base: Sequence[str]) -> str:
+def architecture(
+    config: Mapping[str, Any], adapters: Sequence[Adapter], base: Sequence[str]
+) -> str:
     """Name the class of the merged model: the base's, or the adapter's where it brings a new head.
 
     Raises Unsupported where an adapter has a head and nothing says which class has it.
@@ -58,7 +70,9 @@ def check_head(name: str, have: Mapping[str, object], adapters: Sequence[Adapter
         )
 
 
-def headed(config: Mapping[str, Any], name: str, tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:
+def headed(
+    config: Mapping[str, Any], name: str, tensors: Mapping[str, TensorSpec]
+) -> dict[str, Any]:
     """Give the config with the class and as many labels as its head has rows."""
     head = [t for t in known.architecture(name).get("head", ()) if t in tensors]
     weights = [t for t in head if len(tensors[t].shape) == 2]
@@ -106,7 +120,10 @@ def resized(
         changed["vocab_size"] = count
     if holder is not None:
         changed[holder] = {**config[holder], "vocab_size": count}
-    return changed, f"The vocabulary grew from {before} to {count} rows, as the adapter's embeddings."
+    return (
+        changed,
+        f"The vocabulary grew from {before} to {count} rows, as the adapter's embeddings.",
+    )
 
 
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,9 +140,7 @@ def retyped(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Give the config with another dtype, under the key that it uses."""
     key = "torch_dtype" if "torch_dtype" in config else "dtype"
     nested = {
-        k: {**v, key: _DTYPES[dtype]}
-        for k, v in config.items()
-        if isinstance(v, dict) and key in v
+        k: {**v, key: _DTYPES[dtype]} for k, v in config.items() if isinstance(v, dict) and key in v
     }
     return {**config, **nested, key: _DTYPES[dtype]}
 
@@ -136,5 +151,7 @@ def dtype_code(name: str) -> str:
         "fp32": "F32", "fp16": "F16", "bf16": "BF16", "fp64": "F64"
     }  # fmt: skip
     if name.lower() not in codes:
-        raise Unsupported(f"--dtype {shown(name)} is unknown. Known: {', '.join(_DTYPES.values())}.")
+        raise Unsupported(
+            f"--dtype {shown(name)} is unknown. Known: {', '.join(_DTYPES.values())}."
+        )
     return codes[name.lower()]

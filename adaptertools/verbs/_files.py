@@ -36,9 +36,7 @@ def _like(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def other_files(
-    base: Checkpoint, adapters: Sequence[Path]
-) -> tuple[list[FileJob], list[Finding]]:
+def other_files(base: Checkpoint, adapters: Sequence[Path]) -> tuple[list[FileJob], list[Finding]]:
     """Choose the files to copy: the base's, and the tokenizer of the first adapter that has one."""
     found = {name: path for name, path in _walk(Path(base.folder)) if _wanted(name, base)}
     left = [n for n, _ in _walk(Path(base.folder)) if _like(n.rpartition("/")[2], _NEVER)]
@@ -46,7 +44,9 @@ def other_files(
     if left:
         said.append(_note("MRG020", f"{len(left)} files of the base are not copied, such as "
                           f"{shown(left[0])}: pickles and other formats.", base.ref))  # fmt: skip
-    own = [(a, {n: p for n, p in _walk(a) if _like(n, (*_TOKENIZER, *_PROCESSOR))}) for a in adapters]
+    own = [
+        (a, {n: p for n, p in _walk(a) if _like(n, (*_TOKENIZER, *_PROCESSOR))}) for a in adapters
+    ]
     own = [(a, files) for a, files in own if files]
     for adapter, files in own[:1]:
         if any(_like(name, _COMPLETE) for name in files):
@@ -63,7 +63,9 @@ def other_files(
 
 
 def _note(code: str, text: str, place: str, level: str = "note") -> Finding:
-    return Finding(code=code, level="warning" if level == "warning" else "note", place=place, text=text)
+    return Finding(
+        code=code, level="warning" if level == "warning" else "note", place=place, text=text
+    )
 
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:

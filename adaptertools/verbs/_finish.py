@@ -13,7 +13,7 @@ from typing import Any
 
 from adaptertools.errors import Unreadable, shown
 from adaptertools.jobs import MergePlan
-from adaptertools.runner import Rounding
+from adaptertools.rounding import Rounding
 
 RECEIPT = "adaptertools.json"
 

@@ -11,7 +11,7 @@ from adaptertools.checkpoint import INDEX, SINGLE, Checkpoint
 from adaptertools.errors import Unreadable, shown
 from adaptertools.jobs import Edit, FileJob, ShardJob
 from adaptertools.tensorfile import BITS, FLOATS, encode_header
-from adaptertools.verbs._assembly import Draft
+from adaptertools.verbs._drafts import Draft
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
@@ -84,7 +84,10 @@ def _index(base: Checkpoint, jobs: list[ShardJob]) -> FileJob | None:
         return FileJob(name=INDEX, source=f"{base.folder}/{INDEX}")
     if not unchanged:
         metadata.pop("total_parameters", None)
-    index = {"metadata": {**metadata, "total_size": size}, "weight_map": dict(sorted(weights.items()))}
+    index = {
+        "metadata": {**metadata, "total_size": size},
+        "weight_map": dict(sorted(weights.items())),
+    }
     return FileJob(name=INDEX, text=json.dumps(index, indent=2) + "\n")
 
 

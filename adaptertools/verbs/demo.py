@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Any
 
-from adaptertools.errors import Unsupported
+from adaptertools.adapter import Adapter
+from adaptertools.errors import Unsafe, shown
+from adaptertools.jobs import MergePlan
+from adaptertools.report import Report
 from adaptertools.verbs import demo_model as tiny
 
-if TYPE_CHECKING:
-    from adaptertools.adapter import Adapter
-    from adaptertools.jobs import MergePlan
-    from adaptertools.report import Report
-
-PROMPTS = ("Beautiful is", "Errors should", "Namespaces are")
+PROMPTS = ("Beautiful is", "Errors should", "In the face of")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,23 @@ class Demo:
     logit_gap: float
     seconds: dict[str, float]
 
+    @property
+    def ok(self) -> bool:
+        """Whether the merge verified, and the merged model answers as base and adapter do."""
+        return self.verification.ok and all(each.adapter == each.merged for each in self.prompts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the answers, the gap, the times and both reports; the plan prints itself."""
+        return {
+            "folder": str(self.folder),
+            "ok": self.ok,
+            "prompts": [asdict(each) for each in self.prompts],
+            "logit_gap": self.logit_gap,
+            "seconds": self.seconds,
+            "merge": self.report.as_json(),
+            "verify": self.verification.as_json(),
+        }
+
 
 @dataclass(frozen=True)
 class _Clock:
@@ -67,18 +82,29 @@ def demo(
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Demo:
-    """Make a tiny base and a LoRA, then inspect, plan, merge, verify and ask them, offline."""
+    """Make a tiny base and a LoRA, then inspect, plan, merge, verify and ask them, offline.
+
+    Args:
+        folder: where to keep all that is made; nothing is kept where it is None.
+        seed: fixes the first weights, and the order of what the models are trained on.
+        progress: called with a line as each step begins.
+
+    Raises Unsupported where torch, transformers or peft are missing, Unsafe where the folder is
+    not empty.
+    """
     tiny.need("torch", "transformers", "peft")
     with ExitStack() as stack:
         if folder is None:
-            folder = stack.enter_context(TemporaryDirectory(prefix="adaptertools-demo-"))
-        return _street(_empty(Path(folder)), seed, _Clock(progress))
+            folder = stack.enter_context(
+                TemporaryDirectory(prefix="adaptertools-demo-", ignore_cleanup_errors=True)
+            )
+        return _street(_empty(Path(folder).absolute()), seed, _Clock(progress))
 
 
 def _empty(folder: Path) -> Path:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise Unsafe(f"{shown(folder)}: it exists. The demo overwrites nothing; name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise Unsupported(f"{folder}: not empty. The demo overwrites nothing; name a new folder.")
     return folder
 
 
@@ -91,13 +117,13 @@ def _street(folder: Path, seed: int, clock: _Clock) -> Demo:
     base, adapter, merged = folder / "base", folder / "adapter", folder / "merged"
     _make(base, adapter, seed, clock)
     with clock.step("inspect", "Reading the adapter: header and config only"):
-        inspected = open_adapter(str(adapter))
+        inspected = open_adapter(adapter)
     with clock.step("plan", "Planning the merge: nothing is written"):
-        planned = plan(str(adapter), base=str(base), out=str(merged))
+        planned = plan(adapter, base=base, out=merged)
     with clock.step("merge", "Merging, shard by shard"):
-        report = merge(str(adapter), base=str(base), out=str(merged))
+        report = merge(adapter, base=base, out=merged)
     with clock.step("verify", "Verifying what was written against its receipt"):
-        verification = verify(str(merged))
+        verification = verify(merged)
     with clock.step("ask", "Asking the base, the adapter and the merged model"):
         prompts, logit_gap = _ask(base, adapter, merged, seed)
     return Demo(

@@ -1,4 +1,4 @@
-"""What the demo is made of: two texts that ship with Python, a tiny Llama, and a LoRA made by PEFT."""
+"""What the demo is made of: two texts that ship with Python, a tiny Llama, a LoRA by PEFT."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from math import log
 from pathlib import Path
@@ -26,8 +26,8 @@ def need(*packages: str) -> None:
     """Refuse, with the way out, when one of these packages is not installed."""
     if missing := [package for package in packages if find_spec(package) is None]:
         raise Unsupported(
-            f"demo: {' and '.join(missing)} not installed. It trains a tiny model, then asks it. "
-            "Next: pip install 'adaptertools[models]'."
+            f"demo needs {', '.join(missing)}: not installed. It trains a tiny model and asks it. "
+            "Run `pip install 'adaptertools[models]'`."
         )
 
 
@@ -37,24 +37,22 @@ def workshop(seed: int) -> Iterator[None]:
 
     One thread, because a model this small gains little from more, and loses much when they wait.
     """
-    loud = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    import torch
-    from transformers.utils import logging as bars
+    with ExitStack() as after:
+        after.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.WARNING)
+        after.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        import torch
+        from transformers.utils import logging as bars
 
-    threads, shown = torch.get_num_threads(), bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    torch.set_num_threads(1)
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        logging.disable(loud)
-        if shown:
-            bars.enable_progress_bar()
+        if bars.is_progress_bar_enabled():
+            after.callback(bars.enable_progress_bar)
+            bars.disable_progress_bar()
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        after.enter_context(torch.random.fork_rng(devices=[]))
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def manual(size: int = 80) -> list[str]:
@@ -117,7 +115,7 @@ def tokenizer() -> Any:
     )
 
 
-def make_base(folder: Path, seed: int, *, steps: int = 250) -> None:
+def make_base(folder: Path, seed: int, *, steps: int = 350) -> None:
     """Train a tiny Llama on the manual; save it in bfloat16, in several shards."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -137,12 +135,12 @@ def make_base(folder: Path, seed: int, *, steps: int = 250) -> None:
         pad_token_id=words.pad_token_id,
     )
     model: Any = LlamaForCausalLM(config)
-    train(model, words, tails(manual(), seed), steps=steps, rate=7e-3)
+    train(model, words, tails(manual(), seed), steps=steps, rate=5e-3)
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=SHARD)
     words.save_pretrained(folder)
 
 
-def make_adapter(base: Path, folder: Path, *, steps: int = 100) -> None:
+def make_adapter(base: Path, folder: Path, *, steps: int = 80) -> None:
     """Train a LoRA on the Zen of Python, on every linear layer, and let PEFT save it."""
     from peft import LoraConfig, get_peft_model
 
@@ -174,7 +172,7 @@ def train(model: Any, words: Any, draw: Draw, *, steps: int, rate: float) -> Non
 
 
 def load(folder: Path, adapter: Path | None = None) -> tuple[Any, Any]:
-    """Load a model with its tokenizer, in float32, with a PEFT adapter beside it if one is named."""
+    """Load a model in float32, with a PEFT adapter beside it if one is named, and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

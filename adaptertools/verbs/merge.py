@@ -18,6 +18,7 @@ from adaptertools.adapter import Adapter
 from adaptertools.errors import Unreadable, Unsafe, first, shown
 from adaptertools.jobs import MergePlan
 from adaptertools.report import Finding, Report
+from adaptertools.rounding import Rounding
 from adaptertools.verbs._finish import RECEIPT, receipt, write_files
 from adaptertools.verbs.open import open_adapter
 from adaptertools.verbs.plan import Refs, plan
@@ -141,7 +142,7 @@ def _check_disk(plan: MergePlan, out: Path, folder: Path) -> None:
 def _write_shards(
     plan: MergePlan, folder: Path, max_workers: int | None, map: Map | None,
     progress: Callable[[int], None],
-) -> list[runner.Rounding]:  # fmt: skip
+) -> list[Rounding]:  # fmt: skip
     workers = max_workers or min(os.cpu_count() or 1, 8)
     nonfinite = bool(plan.options["allow_nonfinite"])
     with _one_blas_thread() if map in (None, builtins.map) else nullcontext():
@@ -161,7 +162,7 @@ def _one_blas_thread() -> Any:
     return threadpoolctl.threadpool_limits(1)
 
 
-def _report(plan: MergePlan, said: Sequence[runner.Rounding]) -> Report:
+def _report(plan: MergePlan, said: Sequence[Rounding]) -> Report:
     norms = [r.update_norm for r in said]
     facts = {
         "bytes": plan.nbytes, "shards": len(plan.jobs), "edits": len(plan.edits),

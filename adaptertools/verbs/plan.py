@@ -16,8 +16,9 @@ from adaptertools.errors import Mismatch, NotFound, Unsafe, Unsupported, shown
 from adaptertools.jobs import FileJob, MergePlan
 from adaptertools.report import Finding
 from adaptertools.verbs import _config, _files
-from adaptertools.verbs._assembly import Assembly, assemble
+from adaptertools.verbs._assembly import assemble
 from adaptertools.verbs._card import card
+from adaptertools.verbs._drafts import Assembly
 from adaptertools.verbs._shards import parse_size, shard_jobs
 from adaptertools.verbs.open import open_adapter
 from adaptertools.version import VERSION
@@ -76,7 +77,9 @@ def plan(
 
 def _check_choice(name: str, value: str | None, known: Sequence[str | None]) -> None:
     if value not in known:
-        raise Unsupported(f"--{name} {shown(value)} is unknown. Known: {', '.join(map(str, known))}.")
+        raise Unsupported(
+            f"--{name} {shown(value)} is unknown. Known: {', '.join(map(str, known))}."
+        )
 
 
 def _scales(scale: float | Sequence[float] | None, count: int) -> list[float]:
@@ -93,9 +96,7 @@ def _open_base(base: str | Path | None, adapters: Sequence[Adapter]) -> Checkpoi
     if base is None:
         base = next((a.base for a in adapters if a.base), None)
     if base is None:
-        raise NotFound(
-            f"{shown(adapters[0].ref)} does not name its base model. Pass it as --base."
-        )
+        raise NotFound(f"{shown(adapters[0].ref)} does not name its base model. Pass it as --base.")
     return checkpoint.read(hub.local(base, "base"), str(base))
 
 

@@ -61,9 +61,7 @@ def _changed(receipt: dict[str, object], again: MergePlan) -> list[Finding]:
     return found
 
 
-def check_output(
-    plan: MergePlan, folder: Path, progress: Callable[[int], None] = id
-) -> Report:
+def check_output(plan: MergePlan, folder: Path, progress: Callable[[int], None] = id) -> Report:
     """Check every tensor and file of a plan's output, in its final or its unfinished folder."""
     findings: list[Finding] = []
     work: list[tuple[Edit, TensorSpec]] = []
@@ -84,7 +82,9 @@ def check_output(
     findings += _extra(plan, folder)
     with ThreadPoolExecutor(2) as pool:
         faults = list(pool.map(lambda pair: _check(*pair, progress), work))
-    findings += [_error("VER004", edit.name, f) for (edit, _), f in zip(work, faults, strict=True) if f]
+    findings += [
+        _error("VER004", edit.name, f) for (edit, _), f in zip(work, faults, strict=True) if f
+    ]
     probed = sum(bool(edit.updates) for edit, _ in work)
     facts = {"tensors": len(work), "probed": probed, "equal": len(work) - probed,
              "wrong": sum(1 for f in faults if f)}  # fmt: skip
