@@ -25,7 +25,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from adaptertools.version import VERSION as __version__
+from adaptertools.version import VERSION
 
 if TYPE_CHECKING:
     from adaptertools import errors
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from adaptertools.verbs.open import open_adapter as open
     from adaptertools.verbs.plan import plan
     from adaptertools.verbs.verify import verify
+
+__version__ = VERSION
 
 # Public name -> module and attribute; imported on first use.
 _NAMES = {

@@ -91,7 +91,7 @@ def _check_quantised(config: Mapping[str, Any], folder: Path) -> None:
         method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else "?"
         raise Unsupported(
             f"{shown(folder)} is quantised ({shown(method)}). Adding to packed codes would destroy "
-            "it, and merging into quantised bases is not there yet. Pass the 16-bit model as --base."
+            "it, and merging into quantised bases comes later. Pass the 16-bit model as --base."
         )
 
 

@@ -62,7 +62,9 @@ class HubError(AdapterToolsError, OSError):
 def shown(name: object) -> str:
     """Escape a name from a stranger's file so that it can be printed on one line."""
     text = str(name)
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    safe = text
+    if not text.isprintable():
+        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return safe if len(safe) <= 200 else safe[:197] + "..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 _HERE = Path(__file__).parent
 
 
+@cache
 def names(room: str) -> tuple[str, ...]:
     """List the plug-ins of a room, from the folder."""
     return tuple(sorted(p.stem for p in (_HERE / room).glob("*.py") if not p.stem.startswith("_")))

@@ -1,9 +1,10 @@
 """Hold a written weight against base and adapter by random probes: is W'x what it should be?
 
-Independent of the merge: matrix-vector products in float64 instead of tiles of B·A, norms by algebra
-instead of sums, a Gram matrix instead of an SVD, and its own reading. With x of ±1, storing rounds
-each element of W' by at most u·|w| (u the unit roundoff), so row i of W'x is off by about
-u·‖W'ᵢ‖₂; an update that is missing, doubled, transposed or scaled wrong is off by its own size.
+Independent of the merge: matrix-vector products in float64 instead of tiles of B·A, norms by
+algebra instead of sums, a Gram matrix instead of an SVD, and its own reading. With x of ±1,
+storing rounds each element of W' by at most u·|w| (u the unit roundoff), so row i of W'x is off
+by about u·‖W'ᵢ‖₂; an update that is missing, doubled, transposed or scaled wrong is off by its
+own size.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def _(update: LowRank, inner: Value, edit: Edit) -> Value:
 
     def value(row: int, before: Array, x: Array) -> Array:
         part: Array = up[row : row + len(before)]
-        return inner(row, before, x) + update.scale * (part @ (down @ x))
+        moved: Array = update.scale * (part @ (down @ x))
+        return inner(row, before, x) + moved
 
     return value
 
@@ -190,7 +192,8 @@ def _(update: Shift, inner: Value, edit: Edit) -> Value:
     vector = update.vector.read("float64")
 
     def value(row: int, before: Array, x: Array) -> Array:
-        return inner(row, before, x) + update.scale * vector[row : row + len(before)] * x
+        part: Array = vector[row : row + len(before)]
+        return inner(row, before, x) + update.scale * (part * x)
 
     return value
 
@@ -209,6 +212,7 @@ def _(update: Truncate, inner: Value, edit: Edit) -> Value:
         right = left.T @ whole
 
     def value(row: int, before: Array, x: Array) -> Array:
-        return inner(row, before, x) - left[row : row + len(before)] @ (right @ x)
+        gone: Array = left[row : row + len(before)] @ (right @ x)
+        return inner(row, before, x) - gone
 
     return value

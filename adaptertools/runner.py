@@ -49,14 +49,10 @@ class Shard:
         files = {name: self._open(name, os.O_RDONLY) for name in names}
         copies, edits = _split(self.job)
         for file, start, to, length in copies:
-            self.work.append(
-                pool.submit(_copy, files[file], self.out, start, to, length, progress)
-            )
+            self.work.append(pool.submit(_copy, files[file], self.out, start, to, length, progress))
         for edit, at in edits:
             source = files[edit.source.file]
-            self.work.append(
-                pool.submit(run_edit, edit, source, self.out, at, nonfinite, progress)
-            )
+            self.work.append(pool.submit(run_edit, edit, source, self.out, at, nonfinite, progress))
 
     def finish(self) -> list[Rounding]:
         """Wait for all of it; give how exact each edit came out, or raise what went wrong."""
@@ -151,7 +147,7 @@ def _note(file: Path) -> Path:
 
 
 def _split(job: ShardJob) -> tuple[list[tuple[str, int, int, int]], list[tuple[Edit, int]]]:
-    """Give the byte runs to copy (file, from, to, length), joined where they touch, and the edits."""
+    """Give the byte runs to copy (file, from, to, length), joined where they touch, and edits."""
     runs: list[tuple[str, int, int, int]] = []
     edits: list[tuple[Edit, int]] = []
     at = len(job.header)

@@ -13,7 +13,7 @@ _HERE = Path(__file__).parent
 
 
 def folder() -> Path:
-    """Give the folder of the schemas: inside the wheel, or the repository's for editable installs."""
+    """Give the folder of the schemas: the wheel's, or the repository's for editable installs."""
     inside = _HERE / "schemas"
     return inside if inside.is_dir() else _HERE.parent / "schemas"
 
@@ -34,6 +34,6 @@ def check(name: str, value: object) -> None:
     import jsonschema
 
     validator = jsonschema.Draft7Validator(load(name))
-    error = next(iter(validator.iter_errors(value)), None)  # type: ignore[arg-type]
+    error = next(iter(validator.iter_errors(value)), None)
     if error is not None:
         raise Unreadable(f"{name}: {error.json_path}: {shown(error.message)}")

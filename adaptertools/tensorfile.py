@@ -30,6 +30,8 @@ BITS: Mapping[str, int] = {
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 
+_ENTRY = {"dtype", "shape", "data_offsets"}
+
 # The dtypes that arithmetic understands, and how numpy spells them.
 FLOATS: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"
@@ -124,19 +126,21 @@ def _json(text: bytes, path: Path) -> dict[str, Any]:
 
 
 def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
-    where = f"{shown(file)}: tensor {shown(name)}"
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise Unreadable(f"{where} is not described by dtype, shape and data_offsets.")
+    def refused(why: str) -> Unreadable:
+        return Unreadable(f"{shown(file)}: tensor {shown(name)} {why}")
+
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY:
+        raise refused("is not described by dtype, shape and data_offsets.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise Unreadable(f"{where} has the unknown dtype {shown(dtype)}. Known: {', '.join(BITS)}.")
+        raise refused(f"has the unknown dtype {shown(dtype)}. Known: {', '.join(BITS)}.")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise Unreadable(f"{where} has a shape or offsets that are not lists of counts.")
+        raise refused("has a shape or offsets that are not lists of counts.")
     start, stop = offsets
     bits = prod(shape) * BITS[dtype]
     if bits % 8 or stop - start != bits // 8:
-        raise Unreadable(
-            f"{where}: {dtype} {list(shape)} takes {bits / 8:g} bytes, the header gives it "
+        raise refused(
+            f"of {dtype} {list(shape)} takes {bits / 8:g} bytes, and the header gives it "
             f"{stop - start}."
         )
     return TensorSpec(name, dtype, tuple(shape), file, data + start, data + stop)
@@ -187,10 +191,14 @@ def dtype_of(code: str) -> np.dtype[Any]:
     return np.dtype(ml_dtypes.bfloat16) if code == "BF16" else np.dtype(FLOATS[code])
 
 
-def read_into(file: int, buffer: NDArray[Any], offset: int) -> None:
+def raw_bytes(array: NDArray[Any]) -> memoryview:
+    """Give the bytes of a contiguous array, to read into or write from; bfloat16 has no buffer."""
+    return memoryview(array.reshape(-1).view("u1").data)
+
+
+def read_into(file: int, array: NDArray[Any], offset: int) -> None:
     """Fill a contiguous array from an open file descriptor; raise Unreadable at an early end."""
-    view = memoryview(buffer.view("u1").reshape(-1)) if buffer.size else memoryview(b"")
-    done = 0
+    view, done = raw_bytes(array), 0
     while done < len(view):
         count = os.preadv(file, [view[done:]], offset + done)
         if count == 0:

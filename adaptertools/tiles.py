@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
 from adaptertools.rounding import Rounding, Tally
-from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of, read_into
+from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of, raw_bytes, read_into
 from adaptertools.update import Opened
 
 if TYPE_CHECKING:
@@ -118,6 +118,6 @@ def _tile(
 
 
 def _write(out: int, array: Array, offset: int) -> None:
-    view, done = memoryview(array.view("u1").reshape(-1)), 0
+    view, done = raw_bytes(array), 0
     while done < len(view):
         done += os.pwrite(out, view[done:], offset + done)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
-import click
 
-
-@contextmanager
-def bar(title: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes while the block runs; the callable may be called from any thread."""
-    if quiet or not click.get_text_stream("stderr").isatty():
-        yield lambda count: None
-        return
+def bar(stack: ExitStack, title: str, total: int, quiet: bool) -> Callable[[int], None]:
+    """Show a bar of bytes until the stack closes; give what advances it, from any thread."""
+    if quiet or not sys.stderr.isatty():
+        return _silent
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda count: progress.advance(task, count)
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    stack.enter_context(progress)
+    return partial(progress.advance, progress.add_task(title, total=total))
+
+
+def _silent(count: int) -> None:
+    """Take progress and show nothing."""

@@ -19,7 +19,7 @@ def show(value: object, as_json: bool = False, quiet: bool = False) -> None:
     if as_json:
         click.echo(json.dumps(_json(value), indent=2))
     elif not quiet or not getattr(value, "ok", True):
-        click.echo("\n".join(_lines(value)))
+        click.echo("\n".join(lines(value)))
 
 
 def size(count: float) -> str:
@@ -38,7 +38,8 @@ def _json(value: object) -> object:
 
 
 @singledispatch
-def _lines(value: object) -> list[str]:
+def lines(value: object) -> list[str]:
+    """Write a value in words; each type that is shown registers here."""
     raise TypeError(f"No way to show a {type(value).__name__}.")
 
 
@@ -52,10 +53,10 @@ def _(value: Adapter) -> object:
     }  # fmt: skip
 
 
-@_lines.register(Adapter)
+@lines.register(Adapter)
 def _(value: Adapter) -> list[str]:
     scales = sorted({entry.scale for entry in value.entries})
-    lines = [
+    text = [
         f"{shown(value.ref)}: {value.method}, {value.format} format",
         f"  base      {shown(value.base or 'not named')}",
         f"  rank      {value.rank}, scale {', '.join(f'{s:g}' for s in scales[:5]) or '-'}",
@@ -63,26 +64,26 @@ def _(value: Adapter) -> list[str]:
         f"  tensors   {len(value.tensors)}, {size(value.nbytes)}",
     ]
     if value.saved:
-        lines.append(f"  saved     {first(saved.name for saved in value.saved)}")
+        text.append(f"  saved     {first(saved.name for saved in value.saved)}")
     for rows in value.rows:
-        lines.append(f"  tokens    {len(rows.indices)} rows of {shown(rows.target)}")
-    return lines
+        text.append(f"  tokens    {len(rows.indices)} rows of {shown(rows.target)}")
+    return text
 
 
-@_lines.register(MergePlan)
+@lines.register(MergePlan)
 def _(value: MergePlan) -> list[str]:
     names = [f"{shown(a['ref'])} × {a['scale']:g}" for a in value.adapters]
-    lines = [f"{shown(value.base['ref'])} + {' + '.join(names)} -> {shown(value.out)}", ""]
+    text = [f"{shown(value.base['ref'])} + {' + '.join(names)} -> {shown(value.out)}", ""]
     for job in value.jobs:
         changed = [edit for edit in job.edits if not edit.copied or edit.why]
-        lines.append(
+        text.append(
             f"  {shown(job.file)}  {size(job.nbytes)}: {len(changed)} of {len(job.edits)} tensors "
             "change" + ("" if changed else ", copied whole")
         )
-        lines += [f"    {shown(e.name)}  {_how(e.describe())}" for e in changed[:3]]
-        lines += [f"    … and {len(changed) - 3} more"] if len(changed) > 3 else []
-    lines += ["", f"  files     {first((f.name for f in value.files), 20)}"]
-    return [*lines, *_findings(value.findings), f"  plan      {value.digest[:16]}"]
+        text += [f"    {shown(e.name)}  {_how(e.describe())}" for e in changed[:3]]
+        text += [f"    … and {len(changed) - 3} more"] if len(changed) > 3 else []
+    text += ["", f"  files     {first((f.name for f in value.files), 20)}"]
+    return [*text, *findings(value.findings), f"  plan      {value.digest[:16]}"]
 
 
 def _how(edit: dict[str, Any]) -> str:
@@ -95,31 +96,32 @@ def _how(edit: dict[str, Any]) -> str:
     return ", ".join([shown(edit["why"])] * bool(edit["why"]) + kinds) or f"to {edit['dtype']}"
 
 
-def _findings(findings: tuple[Finding, ...]) -> list[str]:
+def findings(said: tuple[Finding, ...]) -> list[str]:
+    """Write findings, a line each."""
     return [
         f"  {f.level:<8}  {f.code} {shown(f.place) + ': ' if f.place else ''}{shown(f.text)}"
-        for f in findings
+        for f in said
     ]
 
 
-@_lines.register(Report)
+@lines.register(Report)
 def _(value: Report) -> list[str]:
     title = f"{shown(value.subject)}: {value.verb} {'done' if value.ok else 'FAILED'}"
-    lines = [title, *_FACTS.get(value.verb, lambda facts: [])(dict(value.facts))]
-    return [*lines, *_findings(value.findings)]
+    text = [title, *_FACTS[value.verb](dict(value.facts))]
+    return [*text, *findings(value.findings)]
 
 
 def _merged(facts: dict[str, Any]) -> list[str]:
-    lines = [f"  written   {size(facts['bytes'])} in {facts['shards']} shards, "
+    text = [f"  written   {size(facts['bytes'])} in {facts['shards']} shards, "
              f"{facts['edits']} tensors changed"]  # fmt: skip
     if norm := facts["update_norm"]:
-        lines.append(f"  update    {norm['median']:.2%} of the weight's norm (median), "
+        text.append(f"  update    {norm['median']:.2%} of the weight's norm (median), "
                      f"{norm['max']:.2%} at most")  # fmt: skip
-        lines.append(f"  rounding  off by {facts['max_error']:.3g} at most; in the worst tensor "
+        text.append(f"  rounding  off by {facts['max_error']:.3g} at most; in the worst tensor "
                      f"{facts['swallowed']:.1%} of the elements kept their value")  # fmt: skip
     if "verified" in facts:
-        lines += _verified(facts["verified"])
-    return lines
+        text += _verified(facts["verified"])
+    return text
 
 
 def _verified(facts: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ from adaptertools.cli._show import show
 @click.option("--dtype", help="Stored dtype: float32, bfloat16, float16. Default: the base's.")
 @click.option("--max-shard-size", help="Such as 5GB. Default: the base's own shards.")
 @click.option("--tied", type=click.Choice(["untie", "keep"]), default="untie", show_default=True,
-              help="Tied embeddings of which one is adapted: write both, or do as PEFT.")  # fmt: skip
+              help="Tied embeddings, one adapted: write both, or do as PEFT.")  # fmt: skip
 @click.option("--mha-out-proj", type=click.Choice(["once", "twice"]),
               help="How often MultiheadAttention's out_proj update counts.")  # fmt: skip
 @click.option(
@@ -40,8 +41,9 @@ def command(
     plan = at.plan(adapters, scale=scale or None, **how)
     if dry_run:
         return show(plan, as_json)
-    with bar("merging", plan.nbytes, quiet) as progress:
+    with ExitStack() as stack:
         report = at.merge(
-            plan, max_workers=max_workers, resume=resume, verify=verify, progress=progress
-        )
+            plan, max_workers=max_workers, resume=resume, verify=verify,
+            progress=bar(stack, "merging", plan.nbytes, quiet),
+        )  # fmt: skip
     return show(report, as_json, quiet)

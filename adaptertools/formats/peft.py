@@ -137,7 +137,7 @@ def _left_in(keys: Collection[_keys.Key], junk: Counter[str]) -> dict[str, int]:
 
 
 def _own(key: _keys.Key, config: Mapping[str, Any]) -> bool:
-    """Tell a trained copy from a base weight that PEFT saved along (resized or targeted embeddings)."""
+    """Tell a trained copy from a base weight that PEFT saved along with the adapter."""
     if key.wrapper or key.target.endswith(".bias"):
         return True
     listed = config.get("modules_to_save") or []
@@ -183,8 +183,10 @@ def _rows(key: _keys.Key, spec: TensorSpec, config: Mapping[str, Any]) -> TokenR
 def _entry(
     target: str, nested: bool, parts: dict[str, TensorSpec], config: Mapping[str, Any]
 ) -> Entry:
-    rank = _pattern(config, "rank_pattern", target, config.get("r", 8))
-    alpha = _pattern(config, "alpha_pattern", target, config.get("lora_alpha", 8))
+    # A MultiheadAttention's out_proj takes rank and alpha from the attention that it is part of.
+    name = target.rpartition(".")[0] if nested else target
+    rank = _pattern(config, "rank_pattern", name, config.get("r", 8))
+    alpha = _pattern(config, "alpha_pattern", name, config.get("lora_alpha", 8))
     if type(rank) is not int or rank <= 0:
         raise Unreadable(f"r or rank_pattern gives {shown(target)} rank {shown(rank)}.")
     # s = alpha / r, or alpha / sqrt(r) when rank-stabilised. arXiv:2312.03732

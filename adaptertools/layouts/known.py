@@ -55,7 +55,7 @@ def stores_in_out(module: str, config: Mapping[str, Any]) -> bool | None:
 
 
 def ties(config: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Give the tied tensors of a model class (alias -> source), empty where the config unties them."""
+    """Give the tied tensors of a model class (alias -> source); empty where they are untied."""
     facts = architecture(name)
     nested = [c for c in config.values() if isinstance(c, dict)]
     flags = [c["tie_word_embeddings"] for c in (config, *nested) if "tie_word_embeddings" in c]

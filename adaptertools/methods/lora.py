@@ -58,6 +58,13 @@ _REFUSED = {
     "Load and save it with a PEFT of its time, then with a current one.",
 }
 
+# Tensors that only some adapters have, and the config key that says so.
+_FLAGS = {
+    "lora_magnitude_vector": "use_dora",
+    "lora_diag": "kasa_config",
+    "lora_B.bias": "lora_bias",
+}
+
 # Everything else that a LoraConfig of any PEFT release says (0.0.1 to 0.21.2), which a merge
 # reads elsewhere or has no use for.
 _KNOWN = frozenset(
@@ -131,8 +138,9 @@ def check(config: Mapping[str, Any]) -> None:
 
 def updates(site: Site) -> Iterator[Update]:
     """Give the updates of the weight: KaSA's truncation, then the product, or DoRA."""
+    _check_flags(site)
     low, by_column = _product(site)
-    if site.config.get("kasa_config") is not None:
+    if site.config.get("kasa_config"):
         if "lora_diag" not in site.entry.parts:
             raise Unreadable(
                 f"{shown(site.entry.target)} has no lora_diag, and kasa_config is set."
@@ -149,6 +157,16 @@ def updates(site: Site) -> Iterator[Update]:
         yield LowRank(low.up, low.down, low.scale * site.scale)
         if site.attention and site.entry.nested and _mha_times(site) == 2:
             yield LowRank(low.up, low.down, low.scale * site.scale)
+
+
+def _check_flags(site: Site) -> None:
+    """Refuse a tensor that the config does not switch on: PEFT would leave it out silently."""
+    for role, key in _FLAGS.items():
+        if role in site.entry.parts and not site.config.get(key):
+            raise Unreadable(
+                f"{shown(site.entry.target)} has a {role}, and {key} is not set in "
+                f"adapter_config.json. Set {key} if it was used in training, or remove the tensor."
+            )
 
 
 def bias_updates(site: Site) -> Iterable[Update]:
@@ -175,7 +193,7 @@ def _product(site: Site) -> tuple[LowRank, bool]:
         )
         return low, True
     a, b = _ranked(site, "lora_A"), _part(site, "lora_B")
-    if len(a.shape) > 2 and a.shape[1] != (site.weight.shape + (0, 0))[1]:
+    if len(a.shape) > 2 and a.shape[1] != (*site.weight.shape, 0, 0)[1]:
         raise Unsupported(
             f"{shown(site.entry.target)}: lora_A is {list(a.shape)}, the convolution "
             f"{list(site.weight.shape)}. A grouped convolution has no single product that merges; "
@@ -242,9 +260,9 @@ def _mha_times(site: Site) -> int:
     """How often out_proj's update counts: PEFT up to 0.21.2 adds it twice (peft#3774)."""
     if site.mha_out_proj is None:
         raise Unsupported(
-            f"{shown(site.entry.target)} is the out_proj of a MultiheadAttention. PEFT up to 0.21.2 "
-            "adds its update twice, in training and in merging (peft#3774), and the file does not "
-            "say which was meant. Pass --mha-out-proj twice to get what that PEFT computes, "
-            "--mha-out-proj once for W + s·B·A."
+            f"{shown(site.entry.target)} is the out_proj of a MultiheadAttention. PEFT up to "
+            "0.21.2 adds its update twice, in training and in merging (peft#3774), and the file "
+            "does not say which was meant. Pass --mha-out-proj twice to get what that PEFT "
+            "computes, --mha-out-proj once for W + s·B·A."
         )
     return {"once": 1, "twice": 2}[site.mha_out_proj]

@@ -61,7 +61,7 @@ class Base(Protocol):
     shape: tuple[int, int]
 
     def tiles(self) -> Iterable[tuple[int, Array]]:
-        """Pass over all rows, giving the first row's number and a tile that is valid until the next."""
+        """Pass over all rows: the first row's number, and a tile that is valid until the next."""
         ...
 
     def stored(self, values: Array) -> Array:

@@ -37,8 +37,8 @@ class Product:
 
     def norm(self) -> float:
         """Give ‖up · down‖ without forming it: its square is tr((upᵀ up)(down downᵀ))."""
-        square = ((self.up.T @ self.up) * (self.down @ self.down.T)).sum(dtype="float64")
-        return float(max(square, 0.0)) ** 0.5
+        square: float = ((self.up.T @ self.up) * (self.down @ self.down.T)).sum(dtype="float64")
+        return float(max(square, 0.0) ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,8 +105,8 @@ def _reconfigure(
 
 def _account(it: Assembly, adapters: Sequence[Adapter]) -> None:
     """Hold what was planned against what the adapters store: nothing may be left over."""
-    used = {part for draft in it.drafts.values() for part in draft.parts}
     for adapter in adapters:
+        used = {part for owner, part in it.used if owner == id(adapter)}
         over = sorted(adapter.tensors.keys() - used - adapter.ignored.keys())
         if over:
             raise Mismatch(

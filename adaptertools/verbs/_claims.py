@@ -1,4 +1,4 @@
-"""What each adapter says about which tensor of the base: every stored tensor becomes part of a claim.
+"""What each adapter says about which tensor of the base: all it stores is part of a claim.
 
 A claim that finds no tensor stops the merge before anything is written.
 """
@@ -81,7 +81,7 @@ def _unmatched(adapter: Adapter, lost: list[str], total: int, names: Names) -> M
     more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
     said = f" It names {shown(adapter.base)} as its base." if adapter.base else ""
     return Mismatch(
-        f"{len(lost)} of the {total} things that {shown(adapter.ref)} changes match no tensor of the "
-        f"base: {'; '.join(lines)}{more}.{said} Nothing was written. Pass the right base as --base, "
-        "or save the adapter with the names of this one."
+        f"{len(lost)} of the {total} things that {shown(adapter.ref)} changes match no tensor of "
+        f"the base: {'; '.join(lines)}{more}.{said} Nothing was written. Pass the right base as "
+        "--base, or save the adapter with the names of this one."
     )

@@ -65,8 +65,8 @@ def check_head(name: str, have: Mapping[str, object], adapters: Sequence[Adapter
     if missing:
         raise Mismatch(
             f"A {shown(name)} needs {first(missing)}, which neither the base nor "
-            f"{first(a.ref for a in adapters)} has. It was random in training and was not saved, so "
-            "the model cannot be put together again. Pass the base that training started from."
+            f"{first(a.ref for a in adapters)} has. It was random in training and was not saved, "
+            "so the model cannot be put together again. Pass the base that training started from."
         )
 
 

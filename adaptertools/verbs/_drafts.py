@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from adaptertools import plugins, tensorfile
 from adaptertools.adapter import Adapter, Entry, Factor, Saved, Site, TokenRows
@@ -44,6 +44,12 @@ class Assembly:
     drafts: dict[str, Draft]
     config: dict[str, Any]
     findings: list[Finding]
+    used: set[tuple[int, str]] = field(default_factory=set)  # adapter and tensor
+
+    def take(self, claim: Claim, draft: Draft, parts: Iterable[str]) -> None:
+        """Note that a draft consumes these tensors of the claim's adapter."""
+        draft.parts += parts
+        self.used |= {(id(claim.adapter), part) for part in parts}
 
     def say(self, code: str, text: str, place: str = "", hint: str = "") -> None:
         """Note a deviation or a fact for the report."""
@@ -61,8 +67,7 @@ def method_of(adapter: Adapter) -> Method:
             f"{shown(adapter.ref)} has peft_type {shown(adapter.method)}, which cannot be merged "
             f"yet. Known: {names}."
         )
-    found: Method = module  # type: ignore[assignment]
-    return found
+    return cast(Method, module)
 
 
 def apply(it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str | None) -> None:
@@ -87,13 +92,9 @@ def apply(it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str |
         elif claim.kind == "saved":
             _replace(it, claim)
     if wrong:
-        adapter = ordered[0].adapter
-        said = f" The adapter names {shown(adapter.base)} as base" if adapter.base else ""
-        raise Mismatch(
-            f"{first(wrong, 3)}.{said}; pass --base to choose another. Nothing was written."
-            if said
-            else f"{first(wrong, 3)}. Pass the right base as --base. Nothing was written."
-        )
+        named = ordered[0].adapter.base
+        said = f" The adapter names {shown(named)} as its base." if named else ""
+        raise Mismatch(f"{first(wrong, 3)}.{said} Pass the right one as --base.")
     for sentence in settled.said:
         it.say("MRG001", sentence)
 
@@ -124,12 +125,12 @@ def _apply_entry(
         wrong += _fits(claim, update, draft)
         draft.updates.append(update)
     own = [s.name for role, s in entry.parts.items() if not role.endswith(".bias")]
-    draft.parts += [*own, *claim.also]
+    it.take(claim, draft, (*own, *claim.also))
     for update in method.bias_updates(site):
         assert bias is not None
         wrong += _fits(claim, update, it.drafts[bias])
         it.drafts[bias].updates.append(update)
-        it.drafts[bias].parts.append(entry.parts["lora_B.bias"].name)
+        it.take(claim, it.drafts[bias], [n for n in claim.parts if n not in own])
     _check_roles(method, entry)
     return wrong
 
@@ -172,7 +173,7 @@ def _apply_rows(it: Assembly, claim: Claim, rows: TokenRows) -> list[str]:
             f"the weight is {draft.source.rows}×{draft.source.columns}"
         ]
     draft.updates.append(Rows(rows.indices, Factor(rows.spec), claim.scale))
-    draft.parts += [rows.spec.name, *claim.also]
+    it.take(claim, draft, claim.parts)
     return []
 
 
@@ -182,12 +183,14 @@ def _replace(it: Assembly, claim: Claim) -> None:
     spec, name, draft = claim.item.spec, claim.tensor, it.drafts.get(claim.tensor)
     if spec.dtype not in FLOATS:
         raise Unsupported(f"{shown(spec.name)} is stored as {spec.dtype}; a float was expected.")
-    _check_twice(draft, claim)
+    if draft is not None:
+        _check_float(draft, claim)
+    _check_twice(draft, claim.item)
     if draft is None:
         if claim.scale != 1.0:
             raise Unsupported(
-                f"{shown(name)} is new in the model, so --scale {claim.scale:g} of it means nothing. "
-                "Pass --scale 1 for this adapter."
+                f"{shown(name)} is new in the model, so --scale {claim.scale:g} of it means "
+                "nothing. Pass --scale 1 for this adapter."
             )
         shard = next(reversed(it.drafts.values())).shard
         draft = it.drafts[name] = Draft(spec, _usual(it.drafts.values()), shard)
@@ -204,18 +207,14 @@ def _replace(it: Assembly, claim: Claim) -> None:
         draft.updates.append(Toward(Factor(spec), claim.scale))
     how = "saved with" if claim.kind == "base" else "trained and saved in"
     draft.why, draft.saved = f"{how} {claim.adapter.ref}", claim.item
-    draft.parts += claim.parts
+    it.take(claim, draft, claim.parts)
 
 
-def _check_twice(draft: Draft | None, claim: Claim) -> None:
-    if (
-        draft
-        and draft.saved
-        and not tensorfile.same(draft.saved.spec, claim.parts and claim.item.spec)
-    ):  # type: ignore[union-attr,arg-type]
+def _check_twice(draft: Draft | None, saved: Saved) -> None:
+    if draft and draft.saved and not tensorfile.same(draft.saved.spec, saved.spec):
         raise Unsupported(
-            f"Two adapters save {shown(claim.tensor)}, and differently. One tensor cannot be both. "
-            "Merge one of them, or remove the tensor from the other."
+            f"{shown(saved.name)} is saved twice, and differently: one tensor cannot be both. "
+            "Merge one of the adapters, or remove the tensor from the other."
         )
 
 

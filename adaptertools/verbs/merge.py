@@ -163,21 +163,23 @@ def _one_blas_thread() -> Any:
 
 
 def _report(plan: MergePlan, said: Sequence[Rounding]) -> Report:
-    norms = [r.update_norm for r in said]
+    norms = sorted(rounding.update_norm for rounding in said)
     facts = {
         "bytes": plan.nbytes, "shards": len(plan.jobs), "edits": len(plan.edits),
         "digest": plan.digest,
-        "update_norm": {"median": sorted(norms)[len(norms) // 2], "max": max(norms)} if norms else {},
+        "update_norm": {"median": norms[len(norms) // 2], "max": norms[-1]} if norms else {},
         "max_error": max((r.max_error for r in said), default=0.0),
         "swallowed": max((r.swallowed for r in said), default=0.0),
         "rounding": [asdict(rounding) for rounding in said],
     }  # fmt: skip
     findings = list(plan.findings)
-    if norms and max(norms) == 0:
+    if norms and norms[-1] == 0:
         findings.append(
-            Finding(code="MRG030", level="warning", place=plan.out,
-                    text="Every update is zero: the merged model is the base. The adapter was saved "
-                    "before it was trained.")
+            Finding(
+                code="MRG030", level="warning", place=plan.out,
+                text="Every update is zero: the merged model is the base. "
+                "The adapter was saved before it was trained.",
+            )
         )  # fmt: skip
     return Report(verb="merge", subject=plan.out, findings=tuple(findings), facts=facts)
 

@@ -6,9 +6,10 @@ compared with what base and adapter give, by other arithmetic than the merge's (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from adaptertools import checkpoint, hub, probe, tensorfile
 from adaptertools.errors import AdapterToolsError
@@ -19,10 +20,17 @@ from adaptertools.verbs._finish import read_receipt
 from adaptertools.verbs.plan import plan
 
 
+def _silent(count: int) -> None:
+    """Take progress and say nothing."""
+
+
 def verify(
-    out: str | Path, *, base: str | Path | None = None, adapters: Sequence[str | Path] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Report:  # fmt: skip
+    out: str | Path,
+    *,
+    base: str | Path | None = None,
+    adapters: Sequence[str | Path] | None = None,
+    progress: Callable[[int], None] = _silent,
+) -> Report:
     """Check a merged folder against the base and adapters that its receipt names.
 
     Args:
@@ -40,28 +48,30 @@ def verify(
         base=base or receipt["base"]["ref"], out=folder.with_name(folder.name + ".never"),
         scale=[a["scale"] for a in receipt["adapters"]], **options,
     )  # fmt: skip
-    report = check_output(again, folder, progress or (lambda count: None))
+    report = check_output(again, folder, progress)
     return Report(
         verb="verify", subject=str(out), facts=report.facts,
         findings=(*_changed(receipt, again), *report.findings),
     )  # fmt: skip
 
 
-def _changed(receipt: dict[str, object], again: MergePlan) -> list[Finding]:
+def _changed(receipt: Mapping[str, Any], again: MergePlan) -> list[Finding]:
     """Say where base or adapters are no longer what they were."""
-    now = again.as_json()
-    found = []
-    for what, key in (("base", "headers_sha256"), ("adapters", "sha256")):
-        before, after = receipt[what], now[what]
-        pairs = zip(before, after, strict=True) if what == "adapters" else [(before, after)]  # type: ignore[call-overload]
-        for old, new in pairs:
-            if old[key] != new[key]:
-                text = f"The {what.rstrip('s')} is not the one that was merged: its digest differs."
-                found.append(Finding(code="VER003", level="error", place=new["ref"], text=text))
-    return found
+    pairs = [("base", "headers_sha256", receipt["base"], again.base)]
+    pairs += [
+        ("adapter", "sha256", old, new)
+        for old, new in zip(receipt["adapters"], again.adapters, strict=True)
+    ]
+    return [
+        _error("VER003", new["ref"], f"The {what} is not the one that was merged: other digest.")
+        for what, key, old, new in pairs
+        if old[key] != new[key]
+    ]
 
 
-def check_output(plan: MergePlan, folder: Path, progress: Callable[[int], None] = id) -> Report:
+def check_output(
+    plan: MergePlan, folder: Path, progress: Callable[[int], None] = _silent
+) -> Report:
     """Check every tensor and file of a plan's output, in its final or its unfinished folder."""
     findings: list[Finding] = []
     work: list[tuple[Edit, TensorSpec]] = []
@@ -81,7 +91,7 @@ def check_output(plan: MergePlan, folder: Path, progress: Callable[[int], None] 
             findings.append(_error("VER002", file.name, "The file is missing."))
     findings += _extra(plan, folder)
     with ThreadPoolExecutor(2) as pool:
-        faults = list(pool.map(lambda pair: _check(*pair, progress), work))
+        faults = list(pool.map(lambda pair: _check(pair[0], pair[1], progress), work))
     findings += [
         _error("VER004", edit.name, f) for (edit, _), f in zip(work, faults, strict=True) if f
     ]
