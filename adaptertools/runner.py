@@ -30,6 +30,12 @@ def unfinished(file: Path) -> Path:
     return file.with_name(file.name + ".partial")
 
 
+def replace_text(file: Path, text: str) -> None:
+    """Write a small file whole, or not at all."""
+    unfinished(file).write_text(text, "utf-8")
+    unfinished(file).replace(file)
+
+
 class Shard:
     """One output shard while it is written, under its unfinished name."""
 
@@ -68,8 +74,7 @@ class Shard:
         self.close()
         note = _note(self.file)
         note.parent.mkdir(exist_ok=True)
-        unfinished(note).write_text(json.dumps([asdict(rounding) for rounding in said]))
-        unfinished(note).replace(note)
+        replace_text(note, json.dumps([asdict(rounding) for rounding in said]))
         unfinished(self.file).replace(self.file)
 
     def close(self) -> None:
@@ -100,26 +105,26 @@ def run_all(
     Raises what `run_job` raises; shards that are finished by then stay.
     """
     results = [finished(job, folder) for job in jobs]
-    with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(max(workers, 1)) as pool:
-        shards: list[tuple[int, Shard]] = []
-        try:
-            commits = []
-            for i, job in enumerate(jobs):
-                if results[i] is not None:
-                    progress(job.nbytes)
-                    continue
-                shard = Shard(job, folder)
-                shards.append((i, shard))
-                shard.start(pool, nonfinite, progress)
-                # The next shard is queued before this one ends, so that no worker ever waits.
-                if len(shards) > 1:
-                    commits.append(_settle(*shards.pop(0), results, disk))
-            commits += [_settle(*pair, results, disk) for pair in shards]
-            for commit in commits:
-                commit.result()
-        finally:
-            # On an error or Ctrl-C what has not begun never does.
-            pool.shutdown(cancel_futures=True)
+    with ExitStack() as stack:
+        disk = stack.enter_context(ThreadPoolExecutor(1))
+        pool = stack.enter_context(ThreadPoolExecutor(max(workers, 1)))
+        # On an error or Ctrl-C what has not begun never does.
+        stack.callback(pool.shutdown, cancel_futures=True)
+        commits: list[Future[None]] = []
+        queued: list[tuple[int, Shard]] = []
+        for i, job in enumerate(jobs):
+            if results[i] is not None:
+                progress(job.nbytes)
+                continue
+            shard = Shard(job, folder)
+            queued.append((i, shard))
+            shard.start(pool, nonfinite, progress)
+            # The next shard is queued before this one ends, so that no worker ever waits.
+            if len(queued) > 1:
+                commits.append(_settle(*queued.pop(0), results, disk))
+        commits += [_settle(*pair, results, disk) for pair in queued]
+        for commit in commits:
+            commit.result()
     return [done or [] for done in results]
 
 

@@ -1,11 +1,14 @@
 """What a person may type to name a thing, and what is no name."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from adaptertools import hub
-from adaptertools.errors import NotFound
+from adaptertools.errors import HubError, NotFound
 from adaptertools.ref import Ref, parse
 
 HUB = {
@@ -86,7 +89,7 @@ def test_local_folders(tmp_path: Path) -> None:
 
 
 def test_missing_folder_and_file(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="no such folder. The base was expected"):
+    with pytest.raises(NotFound, match=r"no such folder.*base was expected"):
         hub.local(tmp_path / "nothing", "base")
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotFound, match="is a file; the adapter was expected in a folder"):
@@ -98,3 +101,30 @@ def test_missing_folder_and_file(tmp_path: Path) -> None:
 def test_names_that_the_hub_cannot_have(name: str) -> None:
     with pytest.raises(NotFound):
         hub.local(name, "adapter")
+
+
+@pytest.mark.parametrize("cause", [OSError("no route"), LocalEntryNotFoundError("offline")])
+def test_the_hub_cannot_be_reached(cause: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> str:
+        raise cause
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(HubError, match="hf download user/repo") as caught:
+        hub.local("user/repo", "adapter")
+    assert caught.value.__cause__ is cause
+
+
+def test_fetching_asks_for_no_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetch(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert hub.local("hf://user/repo@v1/deep/er", "adapter") == tmp_path / "deep" / "er"
+    [(repo, revision, patterns)] = asked
+    assert (repo, revision) == ("user/repo", "v1")
+    for name in ("pytorch_model.bin", "adapter_model.bin", "optimizer.pt", "a.pkl", "a.gguf"):
+        assert not any(fnmatch(name, pattern) for pattern in patterns), name
+    assert any(fnmatch("model-00001-of-00002.safetensors", pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""One shard at a time: a final name is a finished file, whatever fails; and the kernel may refuse."""
+"""One shard at a time: a final name is a finished file, whatever fails, and whatever is refused."""
 
 import errno
 import os

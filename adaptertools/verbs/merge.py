@@ -19,7 +19,7 @@ from adaptertools.errors import Unreadable, Unsafe, first, shown
 from adaptertools.jobs import MergePlan
 from adaptertools.report import Finding, Report
 from adaptertools.rounding import Rounding
-from adaptertools.verbs._finish import RECEIPT, receipt, write_files
+from adaptertools.verbs._finish import RECEIPT, read_receipt, receipt, write_files
 from adaptertools.verbs.open import open_adapter
 from adaptertools.verbs.plan import Refs, plan
 from adaptertools.verbs.verify import check_output
@@ -49,6 +49,8 @@ def merge(
         if out is None:
             raise Unsafe("merge needs out, the folder to create.")
         adapters = plan(adapters, base=base, out=out, **options)
+    elif base is not None or out is not None or options:
+        raise TypeError("A plan says base, out and options already; they were given again.")
     return _run(adapters, max_workers, resume, verify, map, progress or (lambda count: None))
 
 
@@ -64,11 +66,11 @@ def _run(
     _check_disk(plan, out, folder)
     try:
         (folder / runner.STATE).mkdir(parents=True, exist_ok=True)
-        (folder / runner.STATE / "digest").write_text(plan.digest)
+        runner.replace_text(folder / runner.STATE / "digest", plan.digest)
         said = _write_shards(plan, folder, max_workers, map, progress)
         write_files(plan, folder)
         text = json.dumps(receipt(plan, said), indent=1) + "\n"
-        (folder / RECEIPT).write_text(text, "utf-8")
+        runner.replace_text(folder / RECEIPT, text)
         report = _report(plan, said)
         if verify:
             report = _verified(plan, folder, report)
@@ -98,13 +100,22 @@ def _check_free(plan: MergePlan, out: Path, folder: Path, resume: bool) -> bool:
             f"{shown(folder)} is there from an earlier run. Pass --resume to go on with it, "
             "or delete it."
         )
-    digest = folder / runner.STATE / "digest"
-    if not digest.is_file() or digest.read_text() != plan.digest:
+    if _digest_of(folder) not in ("", plan.digest):
         raise Unsafe(
             f"{shown(folder)} is from another plan: base, adapters, options or version differ. "
             "Delete it and start again."
         )
     return False
+
+
+def _digest_of(folder: Path) -> str:
+    """Give the digest of the plan that a folder was begun with; empty where nothing was begun."""
+    digest = folder / runner.STATE / "digest"
+    if digest.is_file():
+        return digest.read_text()
+    if (folder / RECEIPT).is_file():  # stopped between the last file and the last rename
+        return str(read_receipt(folder)["digest"])
+    return "?" if any(folder.glob("*.safetensors")) else ""
 
 
 def _check_finite(plan: MergePlan) -> None:

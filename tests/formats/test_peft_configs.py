@@ -1,0 +1,162 @@
+"""adapter_config.json: scales and patterns, configs that are none, and those of the wild."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import adaptertools as at
+from adaptertools.errors import AdapterToolsError, Unreadable, Unsafe
+from adaptertools.formats import peft
+from adaptertools.methods import lora
+from tests import handmade
+
+DATA = Path(os.environ.get("ADAPTERTOOLS_DATA", Path(__file__).parents[3] / "shared" / "data"))
+WILD = sorted(DATA.glob("configs/wild/*.json"))
+GENERATED = sorted(DATA.glob("configs/generated/*/*.json"))
+without_data = pytest.mark.skipif(
+    not WILD, reason=f"no configs in {DATA}/configs (set ADAPTERTOOLS_DATA)"
+)
+
+
+def opened(folder: Path, **config: Any) -> at.Adapter:
+    """Write the LoRA with another config, and open it."""
+    return at.open(handmade.adapter(folder / "adapter", **config))
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_scale(rslora: bool, tmp_path: Path) -> None:
+    patterns = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.down_proj": 3.5}}
+    adapter = opened(tmp_path, r=2, lora_alpha=5, use_rslora=rslora, **patterns)
+    divisor = 2**0.5 if rslora else 2
+    for entry in adapter.entries:
+        alpha = 3.5 if entry.target == "model.layers.1.mlp.down_proj" else 5
+        assert entry.scale == alpha / divisor
+
+
+NO_RANKS: list[Any] = [0, -1, 2.5, "2", True, None, [], 1e400]
+
+
+@pytest.mark.parametrize("rank", NO_RANKS, ids=str)
+def test_no_rank(rank: Any, tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match=r"rank|number"):
+        opened(tmp_path, rank_pattern={"q_proj": rank})
+
+
+@pytest.mark.parametrize("alpha", ["16", None, True, float("nan"), float("inf"), [1]], ids=str)
+def test_no_alpha(alpha: Any, tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="no number"):
+        opened(tmp_path, alpha_pattern={"q_proj": alpha})
+
+
+DANGEROUS = [r"(a+)+", r"(.*)*b", r"((a|b)*)+", r"(x+x+)+y", r".*.*.*.*q", "(a){1,99}", "a" * 501]
+
+
+@pytest.mark.parametrize("pattern", DANGEROUS)
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_patterns_that_could_run_for_ever(key: str, pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsafe, match=f"{key}.*for ever"):
+        opened(tmp_path, **{key: {pattern: 2}})
+
+
+@pytest.mark.parametrize("pattern", ["(", "[a", "?", "(?P<a"])
+def test_patterns_that_are_none(pattern: str, tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="is no pattern"):
+        opened(tmp_path, rank_pattern={pattern: 2})
+
+
+BAD_CONFIGS: dict[str, tuple[bytes, str]] = {
+    "not UTF-8": (b'{"peft_type": "LORA", "x": "\xff"}', "not UTF-8 text: byte 28"),
+    "UTF-16": ('{"peft_type": "LORA"}'.encode("utf-16"), "not UTF-8"),
+    "with a mark": (b'\xef\xbb\xbf{"peft_type": "LORA"}', "not JSON"),
+    "an LFS pointer": (b"version https://git-lfs.github.com/spec/v1\n", "not JSON"),
+    "empty": (b"", "not JSON"),
+    "too deep": (b"[" * 100_000, "not JSON"),
+    "endless number": (b'{"peft_type": "LORA", "r": ' + b"9" * 5000 + b"}", "not JSON"),
+    "a list": (b'["LORA"]', "no peft_type"),
+    "another's": (b'{"fine_tune_type": "lora", "num_layers": 4}', "no peft_type"),
+    "a type that is no name": (b'{"peft_type": ["LORA"]}', "no peft_type"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGS)
+def test_config_that_is_none(case: str, tmp_path: Path) -> None:
+    raw, message = BAD_CONFIGS[case]
+    folder = handmade.adapter(tmp_path / "adapter")
+    (folder / "adapter_config.json").write_bytes(raw)
+    with pytest.raises(Unreadable, match=rf"adapter_config\.json.*{message}") as caught:
+        at.open(folder)
+    assert str(caught.value).isprintable()
+
+
+@without_data
+@pytest.mark.parametrize("path", [*WILD, *GENERATED], ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_configs_of_the_wild(path: Path) -> None:
+    said = refusal(path)
+    assert said.isprintable()
+    if not said:
+        assert peft.read_config(path) == json.loads(path.read_text("utf-8"))
+
+
+def refusal(path: Path) -> str:
+    """Read a config; give what was said against it, empty where it was read."""
+    try:
+        peft.read_config(path)
+    except AdapterToolsError as error:
+        return str(error)
+    return ""
+
+
+@without_data
+@pytest.mark.parametrize("path", GENERATED, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_configs_that_peft_wrote_are_read(path: Path) -> None:
+    config = peft.read_config(path)
+    assert config["peft_type"] == path.stem.removesuffix("PLUS")
+    if config["peft_type"] == "LORA":
+        lora.check(config)
+
+
+ODD: list[Any] = [5, -1, 1.5, True, "x", [1], ["x"], [[1]], {"a": 1}, 10**400, 1e400, None]
+
+
+def unexplained(folder: Path, key: str, values: list[Any]) -> list[str]:
+    """Merge with one config key of a wrong kind; give the failures that nothing explains."""
+    base = handmade.base(folder / "base")
+    extra = {f"{handmade.START}lm_head.weight": handmade.noise(12, 8)}
+    found = []
+    for i, value in enumerate(values):
+        tensors = handmade.lora_tensors() | extra
+        adapter = handmade.adapter(folder / f"{i}", tensors, **{key: value})
+        try:
+            at.plan(adapter, base=base, out=folder / "out").as_json()
+        except AdapterToolsError as error:
+            assert str(error).isprintable()
+        except Exception as error:
+            found.append(f"{value!r:.20}: {error!r}")
+    return found
+
+
+FRAIL = {
+    "alpha_pattern": "no mapping", "auto_mapping": "no mapping", "lora_alpha": "too large",
+    "modules_to_save": "no list", "r": "too large", "rank_pattern": "no mapping",
+    "use_bdlora": "no mapping",
+}  # fmt: skip
+KEYS = [
+    pytest.param(key, marks=pytest.mark.xfail(strict=True, reason=f"crashes: {FRAIL[key]}"))
+    if key in FRAIL
+    else key
+    for key in sorted(lora._KNOWN | lora._REFUSED.keys() | {"surplus"})
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_values_of_a_wrong_kind_are_explained(key: str, tmp_path: Path) -> None:
+    assert unexplained(tmp_path, key, ODD) == []
+
+
+@pytest.mark.xfail(strict=True, reason="a module list that is a string is read letter by letter")
+def test_modules_to_save_as_a_string(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="modules_to_save"):
+        opened(tmp_path, modules_to_save="lm_head")

@@ -1,0 +1,174 @@
+"""A base on disk: one file or many, and every way in which its index and its files may disagree."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from adaptertools import checkpoint
+from adaptertools.errors import NotFound, Unreadable, Unsafe, Unsupported
+from tests import handmade
+
+INDEX = "model.safetensors.index.json"
+
+
+def read(folder: Path) -> checkpoint.Checkpoint:
+    return checkpoint.read(folder, "the/base")
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    return handmade.base(tmp_path / "base", shards=3)
+
+
+def change_map(folder: Path, **changes: Any) -> None:
+    """Change entries of the index; None takes one out."""
+    index = json.loads((folder / INDEX).read_text("utf-8"))
+    weights = {**index["weight_map"], **changes}
+    index["weight_map"] = {name: file for name, file in weights.items() if file is not None}
+    handmade.write_json(folder / INDEX, index)
+
+
+def test_single_file(tmp_path: Path) -> None:
+    folder = handmade.base(tmp_path / "base")
+    found = read(folder)
+    assert (found.ref, found.folder, found.index) == ("the/base", str(folder), None)
+    assert list(found.shards) == ["model.safetensors"]
+    assert found.config == handmade.BASE_CONFIG
+    assert found.model_type == "llama"
+    expected = load_file(folder / "model.safetensors")
+    assert {n: s.shape for n, s in found.tensors.items()} == {
+        n: t.shape for n, t in expected.items()
+    }
+
+
+def test_indexed(sharded: Path) -> None:
+    found = read(sharded)
+    index = json.loads((sharded / INDEX).read_text("utf-8"))
+    assert found.index == index
+    assert list(found.shards) == sorted(set(index["weight_map"].values()))
+    homes = {name: Path(spec.file).name for name, spec in found.tensors.items()}
+    assert homes == index["weight_map"]
+
+
+def test_the_index_wins_over_a_single_file(sharded: Path) -> None:
+    save_file({"stale": np.zeros(2)}, sharded / "model.safetensors")
+    assert "stale" not in read(sharded).tensors
+
+
+def test_without_config(tmp_path: Path) -> None:
+    folder = handmade.base(tmp_path / "base")
+    (folder / "config.json").unlink()
+    found = read(folder)
+    assert (found.config, found.model_type) == ({}, "")
+
+
+@pytest.mark.parametrize("model_type", [None, 5])
+def test_odd_model_type_is_text(model_type: Any, tmp_path: Path) -> None:
+    found = read(handmade.base(tmp_path / "base", model_type=model_type))
+    assert found.model_type == str(model_type or "")
+
+
+def test_index_names_what_a_shard_lacks(sharded: Path) -> None:
+    change_map(sharded, ghost="model-00002-of-00003.safetensors")
+    with pytest.raises(Unreadable, match=r"1 tensors: ghost of model-00002.*is not in it"):
+        read(sharded)
+
+
+def test_shard_holds_what_the_index_lacks(sharded: Path) -> None:
+    change_map(sharded, **{"lm_head.weight": None})
+    with pytest.raises(Unreadable, match=r"lm_head\.weight of .*is in it and not in the index"):
+        read(sharded)
+
+
+def test_tensor_in_two_shards(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text("utf-8"))["weight_map"]
+    other = next(file for file in index.values() if file != index["lm_head.weight"])
+    held = load_file(sharded / other)
+    save_file({**held, "lm_head.weight": handmade.noise(12, 8)}, sharded / other)
+    with pytest.raises(Unreadable, match=r"lm_head\.weight"):
+        read(sharded)
+
+
+@pytest.mark.parametrize("file", ["../x.safetensors", "/etc/passwd", "a/b", "", ".", ".."])
+def test_index_may_not_leave_its_folder(file: str, sharded: Path) -> None:
+    (sharded.parent / "x.safetensors").write_bytes(b"")
+    change_map(sharded, ghost=file)
+    with pytest.raises(Unsafe, match="outside its folder"):
+        read(sharded)
+
+
+def test_missing_shard(sharded: Path) -> None:
+    (sharded / "model-00003-of-00003.safetensors").unlink()
+    with pytest.raises(NotFound, match=r"model-00003-of-00003\.safetensors, which is not there"):
+        read(sharded)
+
+
+def test_damaged_shard(sharded: Path) -> None:
+    path = sharded / "model-00002-of-00003.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(Unreadable, match=r"model-00002-of-00003\.safetensors is cut short"):
+        read(sharded)
+
+
+@pytest.mark.parametrize("value", [None, [], {"a": 1}, {"a": ["b"]}, "x"])
+def test_index_without_a_map(value: Any, sharded: Path) -> None:
+    handmade.change_json(sharded / INDEX, weight_map=value)
+    with pytest.raises(Unreadable, match="no weight_map"):
+        read(sharded)
+
+
+def test_pickles_only(tmp_path: Path) -> None:
+    folder = handmade.base(tmp_path / "base")
+    (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00002.bin")
+    with pytest.raises(Unsupported, match=r"pytorch_model\*\.bin only.*pickles.*transformers"):
+        read(folder)
+
+
+def test_an_adapter_is_no_base(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"is an adapter, and a base model was expected.*--base"):
+        read(handmade.adapter(tmp_path / "adapter"))
+
+
+def test_empty_folder_and_another(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="Found: nothing"):
+        read(tmp_path)
+    (tmp_path / "evil\n.txt").write_text("x")
+    with pytest.raises(NotFound, match=r"Found: evil\\n\.txt"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("quantised", "method"),
+    [({"quant_method": "bitsandbytes"}, "bitsandbytes"), ({"bits": 4}, r"\?"), (["odd"], r"\?")],
+)
+def test_quantised(quantised: Any, method: str, tmp_path: Path) -> None:
+    folder = handmade.base(tmp_path / "base", quantization_config=quantised)
+    with pytest.raises(Unsupported, match=rf"is quantised \({method}\).*16-bit"):
+        read(folder)
+
+
+def test_an_empty_quantisation_is_none(tmp_path: Path) -> None:
+    assert read(handmade.base(tmp_path / "base", quantization_config={})).tensors
+
+
+BAD_JSON: dict[str, tuple[bytes, str]] = {
+    "not UTF-8": ('{"a": "ä"}'.encode("latin-1"), "is not UTF-8 text: byte 7"),
+    "UTF-16": ("{}".encode("utf-16"), "is not UTF-8 text"),
+    "cut short": (b'{"a": ', "is not JSON"),
+    "too deep": (b"[" * 100_000, "is not JSON"),
+    "a list": (b"[]", "is not a JSON object"),
+    "empty": (b"", "is not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_JSON)
+@pytest.mark.parametrize("file", ["config.json", INDEX])
+def test_json_that_is_none(file: str, case: str, sharded: Path) -> None:
+    raw, message = BAD_JSON[case]
+    (sharded / file).write_bytes(raw)
+    with pytest.raises(Unreadable, match=f"{file} {message}"):
+        read(sharded)
