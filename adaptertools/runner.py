@@ -106,6 +106,8 @@ def run_all(
     """
     results = [finished(job, folder) for job in jobs]
     with ExitStack() as stack:
+        begun: list[Shard] = []
+        stack.callback(_close, begun)
         disk = stack.enter_context(ThreadPoolExecutor(1))
         pool = stack.enter_context(ThreadPoolExecutor(max(workers, 1)))
         # On an error or Ctrl-C what has not begun never does.
@@ -117,6 +119,7 @@ def run_all(
                 progress(job.nbytes)
                 continue
             shard = Shard(job, folder)
+            begun.append(shard)
             queued.append((i, shard))
             shard.start(pool, nonfinite, progress)
             # The next shard is queued before this one ends, so that no worker ever waits.
@@ -126,6 +129,11 @@ def run_all(
         for commit in commits:
             commit.result()
     return [done or [] for done in results]
+
+
+def _close(shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        shard.close()
 
 
 def _settle(

@@ -11,33 +11,39 @@ from typing import Any
 from adaptertools.errors import shown
 from adaptertools.report import Finding
 
+_REPO = re.compile(r"[\w-][\w.-]*(?:/[\w.-]+)?")  # user/name, or the Hub's old one-word names
 _LICENCE = re.compile(r"^license(?:_name|_link)?:.*$", re.MULTILINE)
 
 
 def card(
-    base: str, folder: str, adapters: Sequence[Mapping[str, Any]], options: Mapping[str, Any],
-    version: str, findings: Sequence[Finding],
+    base: str, named: str | None, folder: str, adapters: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any], version: str, findings: Sequence[Finding],
 ) -> str:  # fmt: skip
-    """Write README.md: front matter that the Hub reads, then words for people."""
-    head = ["---", f"base_model: {json.dumps(base)}", "base_model_relation: merge",
-            "library_name: transformers", "tags:", "- merge", "- adaptertools",
-            *_licence(Path(folder)), "---"]  # fmt: skip
-    lines = ["", f"# {shown(Path(base).name)} with {len(adapters)} adapter(s) merged in", ""]
-    lines += [
-        f"Base model: `{shown(base)}`",
-        "",
-        "| adapter | method | rank | scale |",
-        "|-|-|-|-|",
-    ]
+    """Write README.md: front matter that the Hub reads, then words for people.
+
+    The base is named as a repository: what the user gave, or what the adapter was trained on.
+    Paths of the machine that merged stay out of it.
+    """
+    repo = next((name for name in (base, named) if name and _on_hub(name)), None)
+    title = repo or Path(base).name
+    head = ["---", *([f"base_model: {json.dumps(repo)}"] if repo else []),
+            "base_model_relation: merge", "library_name: transformers", "tags:", "- merge",
+            "- adaptertools", *_licence(Path(folder)), "---"]  # fmt: skip
+    text = ["", f"# {shown(title)} with {len(adapters)} adapter(s) merged in", ""]
+    text += [f"Base model: `{shown(title)}`", ""]
+    text += ["| adapter | method | rank | scale |", "|-|-|-|-|"]
     for a in adapters:
-        lines.append(
-            f"| `{shown(a['ref'])}` | {shown(a['method'])} | {a['rank']} | {a['scale']:g} |"
-        )
-    lines += ["", f"Made by adaptertools {version}. Options: `{json.dumps(dict(options))}`."]
-    lines += ["Every edit, with its rounding error, is in `adaptertools.json`.", ""]
+        name = a["ref"] if _on_hub(a["ref"]) else Path(a["ref"]).name
+        text.append(f"| `{shown(name)}` | {shown(a['method'])} | {a['rank']} | {a['scale']:g} |")
+    text += ["", f"Made by adaptertools {version}. Options: `{json.dumps(dict(options))}`."]
+    text += ["Every edit, with its rounding error, is in `adaptertools.json`.", ""]
     if findings:
-        lines += ["## Worth knowing", "", *(f"- {shown(f.text)}" for f in findings), ""]
-    return "\n".join(head + lines)
+        text += ["## Worth knowing", "", *(f"- {shown(f.text)}" for f in findings), ""]
+    return "\n".join(head + text)
+
+
+def _on_hub(name: str) -> bool:
+    return _REPO.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _licence(folder: Path) -> list[str]:

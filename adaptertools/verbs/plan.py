@@ -67,7 +67,7 @@ def plan(
                "allow_nonfinite": allow_nonfinite}  # fmt: skip
     said = [_describe(a, s) for a, s in zip(opened, scales, strict=True)]
     files, findings = _beside(held, opened, it, index)
-    text = card(held.ref, held.folder, said, options, VERSION, findings)
+    text = card(held.ref, opened[0].base, held.folder, said, options, VERSION, findings)
     return MergePlan(
         out=str(out), base=_describe_base(held), adapters=tuple(said), options=options,
         version=VERSION, jobs=tuple(jobs), files=(*files, FileJob(name="README.md", text=text)),
