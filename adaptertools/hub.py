@@ -46,7 +46,9 @@ def _fetch(ref: Ref) -> Path:
         folder = huggingface_hub.snapshot_download(
             str(ref.repo), revision=ref.revision, allow_patterns=list(WANTED)
         )
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+    except (
+        errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError
+    ) as error:  # fmt: skip
         raise NotFound(
             f"{shown(ref.text)}: no such repository or revision on the Hub, or it is private. "
             "`hf auth login` if it is yours."

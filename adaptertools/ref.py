@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adaptertools.errors import NotFound, shown
 
-_REPO = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w.-]+))?(?P<sub>)")
+_REPO = re.compile(r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?(?P<sub>)")
 _HF = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<sub>.+))?")
 
 
@@ -33,8 +33,8 @@ def parse(text: str | Path) -> Ref:
     if text.startswith("hf://"):
         match = _HF.fullmatch(text)
     else:
-        path = Path(text).expanduser()
-        if path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        path = _path(text)
+        if path is not None:
             return Ref(text, path=path)
         match = _REPO.fullmatch(text)
     if match is None or ".." in text:
@@ -43,3 +43,15 @@ def parse(text: str | Path) -> Ref:
             "Give a path, user/repo, user/repo@revision or hf://user/repo@revision/subfolder."
         )
     return Ref(text, repo=match["repo"], revision=match["revision"], subfolder=match["sub"] or None)
+
+
+def _path(text: str) -> Path | None:
+    """Give the path that a text means: one that exists, or one that no repository could be."""
+    try:
+        path = Path(text).expanduser()
+        if text and path.exists():
+            return path
+    except (RuntimeError, ValueError, OSError):  # no such home, NUL in a name, a name too long
+        return None
+    local = text.startswith((".", "/", "~")) or (text.count("/") > 1 and "@" not in text)
+    return path if local else None

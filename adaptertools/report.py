@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 Level = Literal["error", "warning", "note"]
@@ -37,7 +38,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Give what schemas/report.schema.json describes."""
-        return {
+        body = {
             "verb": self.verb,
             "subject": self.subject,
             "ok": self.ok,
@@ -45,3 +46,13 @@ class Report:
             "skipped": list(self.skipped),
             "facts": dict(self.facts),
         }
+        return {key: plain(value) for key, value in body.items()}
+
+
+def plain(value: Any) -> Any:
+    """Give a value as JSON can say it: null for NaN and infinity."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -40,17 +40,16 @@ class Shard:
     """One output shard while it is written, under its unfinished name."""
 
     def __init__(self, job: ShardJob, folder: Path) -> None:
-        """Create the file in its full size, and open what it is made from."""
+        """Create the file."""
         self.job, self.file = job, folder / job.file
         self.stack = ExitStack()
-        self.out = self._open(unfinished(self.file), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        os.ftruncate(self.out, job.nbytes)
-        os.pwrite(self.out, job.header, 0)
         self.work: list[Future[Rounding | None]] = []
-        self.dirty = 0
+        self.out = self._open(unfinished(self.file), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
     def start(self, pool: Executor, nonfinite: bool, progress: Progress) -> None:
         """Queue the copies of untouched bytes, then the edits, in the order of the file."""
+        os.ftruncate(self.out, self.job.nbytes)
+        os.pwrite(self.out, self.job.header, 0)
         names = sorted({edit.source.file for edit in self.job.edits})
         files = {name: self._open(name, os.O_RDONLY) for name in names}
         copies, edits = _split(self.job)
@@ -142,8 +141,9 @@ def _settle(
     half = len(shard.work) // 2
     for future in shard.work[:half]:
         future.result()
-    disk.submit(shard.flush)
+    flushed = disk.submit(shard.flush)
     done = results[i] = shard.finish()
+    flushed.result()
     return disk.submit(shard.commit, done)
 
 
@@ -152,7 +152,10 @@ def finished(job: ShardJob, folder: Path) -> list[Rounding] | None:
     file = folder / job.file
     if not file.is_file() or not _note(file).is_file():
         return None
-    return [Rounding(**item) for item in json.loads(_note(file).read_text())]
+    try:
+        return [Rounding(**item) for item in json.loads(_note(file).read_text("utf-8"))]
+    except (ValueError, TypeError):  # a note that a crash of the machine cut short
+        return None
 
 
 def _note(file: Path) -> Path:

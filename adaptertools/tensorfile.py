@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,15 +110,15 @@ def read_header(path: str | Path) -> Header:
 
 def _json(text: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = dict(pairs)
-        if len(names) < len(pairs):
-            seen: set[str] = set()
-            twice = next(n for n, _ in pairs if n in seen or seen.add(n))  # type: ignore[func-returns-value]
+        if len(dict(pairs)) < len(pairs):
+            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
             raise Unreadable(f"{shown(path)}: the header names {shown(twice)} twice.")
-        return names
+        return dict(pairs)
 
     try:
         entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+        if b"\\u" in text:  # half a surrogate pair is JSON to Python, and no text to anyone
+            json.dumps(entries, ensure_ascii=False).encode("utf-8")
     except Unreadable:
         raise
     except (ValueError, RecursionError) as error:
@@ -136,12 +139,14 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
         raise refused(f"has the unknown dtype {shown(dtype)}. Known: {', '.join(BITS)}.")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
         raise refused("has a shape or offsets that are not lists of counts.")
+    if any(product >= 2**63 for product in accumulate(shape, mul)):
+        raise refused("has more elements than can be counted.")
     start, stop = offsets
     bits = prod(shape) * BITS[dtype]
     if bits % 8 or stop - start != bits // 8:
         raise refused(
-            f"of {dtype} {list(shape)} takes {bits / 8:g} bytes, and the header gives it "
-            f"{stop - start}."
+            f"of {dtype} {list(shape)} takes {bits} bits, and the header gives it "
+            f"{stop - start} bytes."
         )
     return TensorSpec(name, dtype, tuple(shape), file, data + start, data + stop)
 

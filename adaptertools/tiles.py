@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
-from adaptertools.rounding import Rounding, Tally
+from adaptertools.rounding import Rounding, Tally, narrow
 from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of, raw_bytes, read_into
 from adaptertools.update import Opened
 
@@ -89,17 +89,16 @@ def run_edit(
             rounded = _space.take("out", edit.dtype, *raw.shape)
             for first in range(0, len(raw), base.step):
                 rows = slice(first, first + base.step)
-                _tile(raw[rows], rounded[rows], row + first, wide, opened, tally)
-            if not nonfinite:
-                tally.check_range(rounded)
+                _tile(raw[rows], rounded[rows], row + first, wide, opened, tally, nonfinite)
             _write(out, rounded, at + row * raw.shape[1] * rounded.itemsize)
             progress(rounded.nbytes)
         return tally.result()
 
 
 def _tile(
-    raw: Array, rounded: Array, row: int, wide: str, opened: Sequence[Opened], tally: Tally
-) -> None:
+    raw: Array, rounded: Array, row: int, wide: str, opened: Sequence[Opened], tally: Tally,
+    nonfinite: bool,
+) -> None:  # fmt: skip
     """Widen one tile, apply the updates, round once."""
     tile = _space.take("tile", wide, *raw.shape)
     tile[...] = raw
@@ -111,7 +110,9 @@ def _tile(
         tally.before(tile)
     for i, (step, _) in enumerate(opened):
         step(tile, original if i else None, row)
-    rounded[...] = tile
+    narrow(tile, rounded)
+    if not nonfinite:
+        tally.check_range(tile, rounded)
     if tally.measuring:
         tally.after(raw, original, tile, rounded, _space.take("error", wide, *raw.shape))
     tally.tiles += 1

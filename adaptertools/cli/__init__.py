@@ -83,6 +83,11 @@ def _guarded(call: Callable[[], object]) -> int:
 
 
 def _say(text: str, error: BaseException, code: int) -> int:
-    for line in (text, *getattr(error, "__notes__", ())):
+    notes: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:  # click wraps an interrupt, and the note is on what it wrapped
+        notes += getattr(cause, "__notes__", ())
+        cause = cause.__cause__ or cause.__context__
+    for line in (text, *notes):
         click.echo(line, err=True)
     return code

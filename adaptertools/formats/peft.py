@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,17 @@ from adaptertools.tensorfile import TensorSpec, read_header, same
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
+_KINDS: Mapping[str, type] = {
+    "alpha_pattern": dict, "auto_mapping": dict, "base_model_name_or_path": str,
+    "modules_to_save": list, "rank_pattern": dict, "task_type": str, "use_bdlora": dict,
+}  # fmt: skip
+
 # What marks a method's own tensors: PEFT_TYPE_TO_PREFIX_MAPPING. Others: their name in lower case.
 _MARKERS = {"LORA": "lora_", "ADALORA": "lora_", "LOHA": "hada_"}
 
-# Patterns come from a stranger: no repeated groups, few open repeats, so that each match ends soon.
-_ENDLESS, _OPEN = re.compile(r"\)[+*{]"), re.compile(r"[+*]")
+# Patterns come from a stranger: few of each construct, so that every match ends soon.
+_PLAIN = re.compile(r"\\.|\[[^\]]*\]")  # escapes and sets, which match one character each
+_LIMITS = {")*": 0, ")+": 0, "){": 0, "*": 3, "+": 3, "{": 2, "?": 6, "(": 6}
 
 # Tensors that training needed and a merge does not.
 _IGNORED = {
@@ -63,6 +68,8 @@ def read(folder: Path, ref: str) -> Adapter:
             ignored[name] = "the base's tensor, kept beside its trained copy"
         elif key.wrapper == "token_adapter":
             rows.append(_rows(key, spec, config))
+            if any(row.target == key.target for row in rows[:-1]):
+                raise Unreadable(f"{shown(name)} is there twice, under two spellings.")
         elif key.role:
             before = parts[key.target, min(key.nested, 1)].setdefault(key.role, name)
             if before != name:
@@ -72,6 +79,8 @@ def read(folder: Path, ref: str) -> Adapter:
                 )
         else:
             saved.append(Saved(name=key.target, spec=spec, own=_own(key, config)))
+    if twice := [target for target, nested in parts if nested and (target, 0) in parts]:
+        raise Unreadable(f"{first(twice)}: adapted twice, once under base_layer. Save again.")
     entries = [
         _entry(target, bool(nested), {r: tensors[n] for r, n in found.items()}, config)
         for (target, nested), found in parts.items()
@@ -94,12 +103,24 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"{shown(path)} is not JSON: {shown(error)}.") from None
+    if isinstance(config, dict):
+        _check_kinds(config, path)
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise Unreadable(
             f"{shown(path)} has no peft_type, so it is no PEFT adapter config. "
             "Other formats of the same file name are not read yet."
         )
     return config
+
+
+def _check_kinds(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse values that are not of the kind that PEFT writes under their key."""
+    for key, kind in _KINDS.items():
+        value = config.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise Unreadable(
+                f"{shown(path)}: {key} is {shown(value)}, a {kind.__name__} was expected."
+            )
 
 
 def _weights(folder: Path) -> Path:
@@ -187,11 +208,18 @@ def _entry(
     name = target.rpartition(".")[0] if nested else target
     rank = _pattern(config, "rank_pattern", name, config.get("r", 8))
     alpha = _pattern(config, "alpha_pattern", name, config.get("lora_alpha", 8))
-    if type(rank) is not int or rank <= 0:
+    if type(rank) is not int or not 0 < rank < 2**31:
         raise Unreadable(f"r or rank_pattern gives {shown(target)} rank {shown(rank)}.")
     # s = alpha / r, or alpha / sqrt(r) when rank-stabilised. arXiv:2312.03732
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Entry(target=target, parts=parts, scale=scale, rank=rank, nested=nested)
+
+
+def _endless(pattern: str) -> bool:
+    """Tell whether matching a pattern could take very long."""
+    bare = _PLAIN.sub("x", pattern)
+    repeats = sum(bare.count(sign) for sign in "*+{")
+    return len(pattern) > 500 or repeats > 3 or any(bare.count(s) > n for s, n in _LIMITS.items())
 
 
 def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> Any:
@@ -201,7 +229,7 @@ def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> 
     """
     value = default
     for pattern, found in (config.get(key) or {}).items():
-        if len(pattern) > 500 or _ENDLESS.search(pattern) or len(_OPEN.findall(pattern)) > 3:
+        if _endless(pattern):
             raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
         try:
             if re.match(rf"(.*\.)?({pattern})$", target):
@@ -209,6 +237,6 @@ def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> 
                 break
         except re.error as error:
             raise Unreadable(f"{key}: {shown(pattern)!r} is no pattern: {shown(error)}.") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
         raise Unreadable(f"{key} or its default gives {shown(target)} {shown(value)}, no number.")
     return value

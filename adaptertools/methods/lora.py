@@ -50,6 +50,11 @@ def updates(site: Site) -> Iterator[Update]:
             raise Unreadable(
                 f"{shown(site.entry.target)} has no lora_diag, and kasa_config is set."
             )
+        if site.entry.rank >= min(site.weight.rows, site.weight.columns):
+            raise Mismatch(
+                f"{shown(site.entry.target)}: KaSA takes {site.entry.rank} singular components "
+                f"away, and the weight has {min(site.weight.rows, site.weight.columns)}."
+            )
         yield Truncate(site.entry.rank)
     if "lora_magnitude_vector" in site.entry.parts:
         yield _dora(site, low, by_column)
@@ -66,6 +71,11 @@ def updates(site: Site) -> Iterator[Update]:
 
 def _check_flags(site: Site) -> None:
     """Refuse a tensor that the config does not switch on: PEFT would leave it out silently."""
+    if site.entry.nested and not site.attention:
+        raise Unreadable(
+            f"{shown(site.entry.target)} is stored under the base_layer of another adapted module, "
+            "and the base has no MultiheadAttention there. Save the adapter again."
+        )
     for role, key in _FLAGS.items():
         if role in site.entry.parts and not site.config.get(key):
             raise Unreadable(

@@ -12,7 +12,11 @@ from adaptertools.errors import shown
 from adaptertools.report import Finding
 
 _REPO = re.compile(r"[\w-][\w.-]*(?:/[\w.-]+)?")  # user/name, or the Hub's old one-word names
-_LICENCE = re.compile(r"^license(?:_name|_link)?:.*$", re.MULTILINE)
+_WORD = r"""(["']?)[\w.+/-]+\1[ \t]*\n"""
+_LICENCE = re.compile(
+    rf"^license(?:_name|_link)?:[ \t]+{_WORD}|^license:[ \t]*\n(?:[ \t]*- [\w.+-]+[ \t]*\n)+",
+    re.MULTILINE | re.ASCII,
+)
 
 
 def card(
@@ -47,10 +51,12 @@ def _on_hub(name: str) -> bool:
 
 
 def _licence(folder: Path) -> list[str]:
-    """Take the licence lines from the base's own card."""
+    """Take the licence lines from the base's own card, where they are plain words."""
     try:
-        text = (folder / "README.md").read_text("utf-8")
+        text = (folder / "README.md").read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
-    front = text.split("---")[1] if text.startswith("---") and text.count("---") > 1 else ""
-    return [shown(line) for line in _LICENCE.findall(front)]
+    if text[:1] != ["---"] or "---" not in text[1:]:
+        return []
+    front = "\n".join(text[1 : text.index("---", 1)]) + "\n"
+    return [line for match in _LICENCE.finditer(front) for line in match[0].splitlines()]

@@ -13,6 +13,7 @@ from typing import Any
 
 from adaptertools.errors import Unreadable, shown
 from adaptertools.jobs import MergePlan
+from adaptertools.report import plain
 from adaptertools.rounding import Rounding
 
 RECEIPT = "adaptertools.json"
@@ -39,7 +40,7 @@ def receipt(plan: MergePlan, said: Sequence[Rounding]) -> dict[str, Any]:
     edits = [e for job in plan.as_json()["shards"] for e in job["edits"]]
     for edit in edits:
         if rounding := exact.get(edit["tensor"]):
-            edit["rounding"] = {k: v for k, v in rounding.items() if k != "tensor"}
+            edit["rounding"] = plain({k: v for k, v in rounding.items() if k != "tensor"})
     body = plan.as_json()
     return {
         "verb": "merge", "version": plan.version, "digest": plan.digest,

@@ -58,7 +58,7 @@ def _run(
     plan: MergePlan, max_workers: int | None, resume: bool, verify: bool, map: Map | None,
     progress: Callable[[int], None],
 ) -> Report:  # fmt: skip
-    out = Path(plan.out)
+    out = Path(plan.out) if Path(plan.out).name else Path(plan.out).absolute()
     folder = out.with_name(out.name + ".partial")
     fresh = _check_free(plan, out, folder, resume)
     if not plan.options["allow_nonfinite"]:

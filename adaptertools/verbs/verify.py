@@ -13,7 +13,7 @@ from typing import Any
 
 from adaptertools import checkpoint, hub, probe, tensorfile
 from adaptertools.errors import AdapterToolsError
-from adaptertools.jobs import Edit, MergePlan
+from adaptertools.jobs import Edit, FileJob, MergePlan
 from adaptertools.report import Finding, Report
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs._finish import read_receipt
@@ -43,11 +43,14 @@ def verify(
     folder = hub.local(out, "merged model")
     receipt = read_receipt(folder)
     options = dict(receipt["options"])
+    place = folder.absolute()
     again = plan(
         list(adapters or [a["ref"] for a in receipt["adapters"]]),
-        base=base or receipt["base"]["ref"], out=folder.with_name(folder.name + ".never"),
-        scale=[a["scale"] for a in receipt["adapters"]], **options,
-    )  # fmt: skip
+        base=base or receipt["base"]["ref"],
+        out=place.with_name(place.name + ".never"),
+        scale=[a["scale"] for a in receipt["adapters"]],
+        **options,
+    )
     report = check_output(again, folder, progress)
     return Report(
         verb="verify", subject=str(out), facts=report.facts,
@@ -86,12 +89,11 @@ def check_output(
             findings.append(_error("VER001", job.file, "Its tensors are not the planned ones."))
             continue
         work += [(edit, written[edit.name]) for edit in job.edits]
-    for file in plan.files:
-        if not (folder / file.name).is_file():
-            findings.append(_error("VER002", file.name, "The file is missing."))
+    findings += [_error("VER002", f.name, why) for f in plan.files if (why := _other(f, folder))]
     findings += _extra(plan, folder)
+    nonfinite = bool(plan.options["allow_nonfinite"])
     with ThreadPoolExecutor(2) as pool:
-        faults = list(pool.map(lambda pair: _check(pair[0], pair[1], progress), work))
+        faults = list(pool.map(lambda pair: _check(pair[0], pair[1], nonfinite, progress), work))
     findings += [
         _error("VER004", edit.name, f) for (edit, _), f in zip(work, faults, strict=True) if f
     ]
@@ -111,14 +113,27 @@ def _extra(plan: MergePlan, folder: Path) -> list[Finding]:
     ]
 
 
-def _check(edit: Edit, written: TensorSpec, progress: Callable[[int], None]) -> str:
+def _other(file: FileJob, folder: Path) -> str:
+    """Give the fault of a file beside the weights; the card is for people, who may rewrite it."""
+    path = folder / file.name
+    if not path.is_file():
+        return "The file is missing."
+    if file.name == "README.md":
+        return ""
+    wanted = file.text.encode() if file.text is not None else Path(file.source).read_bytes()
+    return "" if path.read_bytes() == wanted else "It is not what the merge wrote."
+
+
+def _check(
+    edit: Edit, written: TensorSpec, nonfinite: bool, progress: Callable[[int], None]
+) -> str:
     """Give the fault of one tensor, empty where it is right."""
     if edit.copied:
         fault = "" if tensorfile.same(edit.source, written) else "Its bytes are not the source's."
     elif not edit.updates:
         fault = probe.converted(edit.source, written)
     else:
-        fault = probe.applied(edit, written)
+        fault = probe.applied(edit, written, nonfinite)
     progress(written.nbytes)
     return fault
 
