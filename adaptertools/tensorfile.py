@@ -145,8 +145,8 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
     bits = prod(shape) * BITS[dtype]
     if bits % 8 or stop - start != bits // 8:
         raise refused(
-            f"of {dtype} {list(shape)} takes {bits} bits, and the header gives it "
-            f"{stop - start} bytes."
+            f"of {dtype} {list(shape)} takes {bits // 8}{'.5' * (bits % 8 == 4)} bytes, and the "
+            f"header gives it {stop - start}."
         )
     return TensorSpec(name, dtype, tuple(shape), file, data + start, data + stop)
 
@@ -216,11 +216,8 @@ def read(spec: TensorSpec) -> NDArray[Any]:
     import numpy as np
 
     array = np.empty(spec.shape, dtype_of(spec.dtype))
-    file = os.open(spec.file, os.O_RDONLY)
-    try:
-        read_into(file, array.reshape(-1), spec.start)
-    finally:
-        os.close(file)
+    with Path(spec.file).open("rb") as file:
+        read_into(file.fileno(), array, spec.start)
     return array
 
 
