@@ -70,6 +70,8 @@ def applied(edit: Edit, written: TensorSpec, nonfinite: bool = False) -> str:
 def _verdict(off: Array, size: Array, slope: float, weight: float, noise: float) -> str:
     import numpy as np
 
+    if not off.size:
+        return ""
     worst = float((np.abs(off).max(axis=1) / np.maximum(size, 1e-300)).max(initial=0.0))
     if worst > 8:
         return f"W'x differs from Wx + update by {worst:.3g} times the rounding error."

@@ -139,6 +139,11 @@ def change_json(path: Path, **changes: Any) -> None:
     write_json(path, {**json.loads(path.read_text("utf-8")), **changes})
 
 
+def change_tensors(path: Path, change: Callable[[Arrays], Arrays]) -> None:
+    """Write the tensors of a file again, changed."""
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
 def whole(header: Mapping[str, Any] | bytes, data: bytes = b"") -> bytes:
     """Put a file together from its JSON and its data."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()

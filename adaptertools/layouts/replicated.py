@@ -15,19 +15,26 @@ from adaptertools.errors import Unreadable, Unsupported, first, shown
 _LAYER = re.compile(
     r"(?P<stem>(?:.*\.)?(?:layers|h|encoder\.layer))\.(?P<number>\d+)\.(?P<rest>.+)"
 )
+MAX_LAYERS = 10_000
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
 def order(replication: Any, count: int) -> list[int]:
     """Give, for each layer to be, the base's layer it copies: [[0, 2], [1, 3]] -> 0 1 1 2."""
-    try:
-        layers = [i for start, stop in replication for i in range(int(start), int(stop))]
-    except (TypeError, ValueError):
-        raise Unreadable(f"layer_replication is {shown(replication)}, no list of ranges.") from None
-    if not layers or min(layers) < 0 or max(layers) >= count:
-        raise Unreadable(
-            f"layer_replication is {shown(replication)}, and the base has {count} layers."
-        )
+    refused = Unreadable(
+        f"layer_replication is {shown(replication)}, and the base has {count} layers. "
+        "A list of ranges [start, stop] within them was expected."
+    )
+    layers: list[int] = []
+    for span in replication if isinstance(replication, list | tuple) else [None]:
+        if not isinstance(span, list | tuple) or [type(n) for n in span] != [int, int]:
+            raise refused
+        start, stop = span
+        if not 0 <= start <= stop <= count or len(layers) > MAX_LAYERS:
+            raise refused
+        layers += range(start, stop)
+    if not layers:
+        raise refused
     return layers
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from adaptertools.adapter import Factor, Site
 from adaptertools.errors import Mismatch, Unreadable, Unsupported, shown
 from adaptertools.methods._lora_config import check
+from adaptertools.methods._lora_parts import check_inner, check_parts
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.update import Update
 from adaptertools.update.dora import Dora
@@ -33,18 +34,12 @@ tensors = {
     "lora_diag": "KaSA's singular values (r)",
 }
 
-# Tensors that only some adapters have, and the config key that says so.
-_FLAGS = {
-    "lora_magnitude_vector": "use_dora",
-    "lora_diag": "kasa_config",
-    "lora_B.bias": "lora_bias",
-}
-
 
 def updates(site: Site) -> Iterator[Update]:
     """Give the updates of the weight: KaSA's truncation, then the product, or DoRA."""
-    _check_flags(site)
+    check_parts(site)
     low, by_column = _product(site)
+    check_inner(site, low.up, low.down)
     if site.config.get("kasa_config"):
         if "lora_diag" not in site.entry.parts:
             raise Unreadable(
@@ -67,21 +62,6 @@ def updates(site: Site) -> Iterator[Update]:
         yield LowRank(low.up, low.down, low.scale * site.scale)
         if site.attention and site.entry.nested and _mha_times(site) == 2:
             yield LowRank(low.up, low.down, low.scale * site.scale)
-
-
-def _check_flags(site: Site) -> None:
-    """Refuse a tensor that the config does not switch on: PEFT would leave it out silently."""
-    if site.entry.nested and not site.attention:
-        raise Unreadable(
-            f"{shown(site.entry.target)} is stored under the base_layer of another adapted module, "
-            "and the base has no MultiheadAttention there. Save the adapter again."
-        )
-    for role, key in _FLAGS.items():
-        if role in site.entry.parts and not site.config.get(key):
-            raise Unreadable(
-                f"{shown(site.entry.target)} has a {role}, and {key} is not set in "
-                f"adapter_config.json. Set {key} if it was used in training, or remove the tensor."
-            )
 
 
 def bias_updates(site: Site) -> Iterable[Update]:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from adaptertools import schema
 from adaptertools.errors import Unreadable, shown
 from adaptertools.jobs import MergePlan
 from adaptertools.report import plain
@@ -55,13 +56,16 @@ def read_receipt(folder: Path) -> dict[str, Any]:
     path = folder / RECEIPT
     try:
         value: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if value["verb"] == "merge":
-            return value
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+        schema.check("receipt", value)
+    except FileNotFoundError:
+        why = "is not there"
+    except (OSError, ValueError, RecursionError) as error:
+        why = f"is no receipt of a merge ({shown(error)})"
+    else:
+        return value
     raise Unreadable(
-        f"{shown(path)} is not there or is no receipt of a merge, so there is nothing to verify "
-        f"{shown(folder)} against. `adaptertools merge` writes one."
+        f"{shown(path)} {why}, so there is nothing to verify {shown(folder)} against. "
+        "`adaptertools merge` writes one."
     )
 
 

@@ -93,7 +93,8 @@ def _index(base: Checkpoint, jobs: list[ShardJob]) -> FileJob | None:
 
 def parse_size(text: str | int) -> int:
     """Read a size such as `5GB` or `512MiB`; raise Unreadable for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
-    if match is None or match[2].upper() not in _UNITS or not float(match[1]):
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-zA-Z]*)\s*", str(text))
+    size = int(float(match[1]) * _UNITS.get(match[2].upper(), 0)) if match else 0
+    if size < 1:
         raise Unreadable(f"--max-shard-size {shown(text)} is no size. Write 5GB or 512MiB.")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return size

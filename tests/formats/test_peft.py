@@ -107,7 +107,6 @@ def test_two_spellings_of_one_factor(rename: Rename, differ: bool, tmp_path: Pat
         opened(tmp_path, tensors)
 
 
-@pytest.mark.xfail(strict=True, reason="`base_layer` makes a second entry for the same module")
 def test_one_module_adapted_twice(tmp_path: Path) -> None:
     def nested(name: str) -> str:
         return name.replace(".lora_", ".base_layer.lora_")
@@ -120,7 +119,6 @@ def test_one_module_adapted_twice(tmp_path: Path) -> None:
         at.plan(adapter, base=base, out=tmp_path / "out")
 
 
-@pytest.mark.xfail(strict=True, reason="rows are not looked up by target: the last one wins")
 def test_two_spellings_of_token_rows(tmp_path: Path) -> None:
     rows = {ROWS: handmade.noise(2, 8), f"_orig_mod.{ROWS}": handmade.noise(2, 8, seed=1)}
     with pytest.raises(Unreadable, match="trainable_tokens_delta"):
