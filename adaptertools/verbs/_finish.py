@@ -58,7 +58,7 @@ def read_receipt(folder: Path) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(path.read_text("utf-8"))
         schema.check("receipt", value)
     except FileNotFoundError:
-        why = "is not there"
+        why = "is not there: no receipt of a merge"
     except (OSError, ValueError, RecursionError) as error:
         why = f"is no receipt of a merge ({shown(error)})"
     else:
