@@ -43,6 +43,7 @@ def read(folder: Path, ref: str) -> Checkpoint:
     quantised bases.
     """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    _check_kinds(config, folder)
     _check_quantised(config, folder)
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
@@ -83,6 +84,17 @@ def _missing(folder: Path) -> Exception:
         f"{shown(folder)} holds no {SINGLE} and no {INDEX}. Found: {first(files) or 'nothing'}. "
         "Give the folder of the base model."
     )
+
+
+def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
+    for key, kind in (("architectures", list), ("id2label", dict), ("model_type", str)):
+        value = config.get(key)
+        odd = isinstance(value, list) and not all(isinstance(item, str) for item in value)
+        if value is not None and (odd or not isinstance(value, kind)):
+            raise Unreadable(
+                f"{shown(folder / 'config.json')}: {key} is {shown(value)}, and "
+                f"{'names' if kind is list else kind.__name__} were expected."
+            )
 
 
 def _check_quantised(config: Mapping[str, Any], folder: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import adaptertools as at
 from adaptertools import checkpoint
-from adaptertools.errors import NotFound, Unreadable, Unsafe, Unsupported
+from adaptertools.errors import AdapterToolsError, NotFound, Unreadable, Unsafe, Unsupported
 from tests import handmade
 
 INDEX = "model.safetensors.index.json"
@@ -172,3 +173,58 @@ def test_json_that_is_none(file: str, case: str, sharded: Path) -> None:
     (sharded / file).write_bytes(raw)
     with pytest.raises(Unreadable, match=f"{file} {message}"):
         read(sharded)
+
+
+ODD: dict[str, list[Any]] = {
+    "architectures": [5, 1.5, True, "x", [["x"]], [{"a": 1}], [5], {"a": 1}, [], None],
+    "id2label": [5, 1.5, True, "x", ["a"], [["a"]], {"0": 5}, {}, None],
+    "model_type": [5, ["llama"], {"a": 1}, "", None],
+    "tie_word_embeddings": [5, "x", [1], None],
+    "num_hidden_layers": ["2", [2], 0, -1, None],
+    "vocab_size": ["12", [12], -1, None],
+    "text_config": [5, "x", ["x"], {"model_type": 5}, {"tie_word_embeddings": {}}, {}, None],
+}
+
+
+HEADS = ("lm_head.weight", "model.embed_tokens.weight")
+SCORE = {f"{handmade.START}score.weight": handmade.noise(3, 8)}
+RESIZED = {f"{handmade.START}{name}": handmade.noise(14, 8) for name in HEADS}
+ADAPTERS: dict[str, tuple[handmade.Arrays, dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "head": (SCORE, {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}),
+    "resized": (RESIZED, {}),
+    "replicated": ({}, {"layer_replication": [[0, 2], [1, 2]]}),
+    "mapped": ({}, {"auto_mapping": {"base_model_class": "LlamaForCausalLM"}}),
+}
+
+
+def frail(kind: str, key: str) -> bool:
+    return key == "architectures" or (kind, key) in {("head", "id2label"), ("mapped", "model_type")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        pytest.param(kind, key, marks=pytest.mark.xfail(strict=True, reason="crashes"))
+        if frail(kind, key)
+        else (kind, key)
+        for kind in ADAPTERS
+        for key in ODD
+    ],
+)
+def test_config_values_of_a_wrong_kind(kind: str, key: str, tmp_path: Path) -> None:
+    more, config = ADAPTERS[kind]
+    adapter = handmade.adapter(tmp_path / "adapter", handmade.lora_tensors() | more, **config)
+    base = handmade.base(tmp_path / "base")
+    for value in ODD[key]:
+        handmade.change_json(base / "config.json", **{key: value})
+        assert refusal(adapter, base).isprintable()
+
+
+def refusal(adapter: Path, base: Path) -> str:
+    """Plan a merge; give what was said against it, empty where nothing was."""
+    try:
+        at.plan(adapter, base=base, out=base.with_name("out"), dtype="bfloat16").as_json()
+    except AdapterToolsError as error:
+        return str(error)
+    return ""

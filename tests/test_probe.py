@@ -169,7 +169,6 @@ def test_a_conversion_is_checked_element_by_element(narrow: torch.dtype, tmp_pat
     assert probe.converted(source, stored(tmp_path / "wrong.safetensors", right))
 
 
-@pytest.mark.xfail(strict=True, reason="a NaN compares as no fault")
 def test_a_conversion_that_makes_a_nan_is_a_fault(tmp_path: Path) -> None:
     tensor = tiny.noise(5, 7, seed=0)
     source = stored(tmp_path / "source.safetensors", tensor)

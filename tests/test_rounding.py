@@ -176,19 +176,16 @@ def broken_base(folder: Path) -> tuple[Path, Path]:
     return base, tiny.save_lora(folder / "adapter", base, tiny.factors(sound, [WIDE]))
 
 
-@pytest.mark.xfail(strict=True, reason="Tally.safe skips the check where the product is small")
 def test_a_base_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     base, adapter = broken_base(tmp_path)
     refused(tmp_path, adapter, base, rf"{WIDE}\.weight: .*not finite")
 
 
-@pytest.mark.xfail(strict=True, reason="the probe warns of every infinity, and calls it a fault")
 def test_what_was_allowed_is_no_fault_of_the_disk(tmp_path: Path) -> None:
     base, adapter, _ = out_of_range(tmp_path)
     at.merge(adapter, base=base, out=tmp_path / "out", allow_nonfinite=True, verify=True)
 
 
-@pytest.mark.xfail(strict=True, reason="json.dumps writes Infinity, which is no JSON")
 def test_the_receipt_is_json_also_with_infinities(tmp_path: Path) -> None:
     def never(name: str) -> None:
         raise AssertionError(name)

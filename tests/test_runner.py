@@ -143,9 +143,6 @@ def test_a_failing_disk_is_said_and_finishes_nothing_wrong(
     assert finished(tmp_path / "out").items() <= finished(wanted).items()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the result of Shard.flush is dropped, and the kernel says it once"
-)
 def test_a_disk_that_fails_while_flushing_is_heard(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,13 +151,7 @@ def test_a_disk_that_fails_while_flushing_is_heard(
         runner.run_all(jobs, tmp_path / "out", 2, False, quiet)
 
 
-IN_HEADER = pytest.param(
-    True,
-    marks=pytest.mark.xfail(strict=True, reason="a Shard that cannot write its header stays open"),
-)
-
-
-@pytest.mark.parametrize("in_header", [IN_HEADER, False])
+@pytest.mark.parametrize("in_header", [True, False])
 def test_a_failure_leaves_no_file_open(
     in_header: bool, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

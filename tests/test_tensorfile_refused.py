@@ -16,7 +16,7 @@ from adaptertools.tensorfile import MAX_HEADER, read_header
 from tests.handmade import entry, one, whole
 
 shared = settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 REFUSED: dict[str, tuple[bytes, str]] = {

@@ -25,6 +25,9 @@ _KINDS: Mapping[str, type] = {
     "modules_to_save": list, "rank_pattern": dict, "task_type": str, "use_bdlora": dict,
 }  # fmt: skip
 
+# The methods whose strength is alpha over rank.
+_SCALED = frozenset({"LORA", "ADALORA", "LOHA", "LOKR"})
+
 # What marks a method's own tensors: PEFT_TYPE_TO_PREFIX_MAPPING. Others: their name in lower case.
 _MARKERS = {"LORA": "lora_", "ADALORA": "lora_", "LOHA": "hada_"}
 
@@ -204,6 +207,8 @@ def _rows(key: _keys.Key, spec: TensorSpec, config: Mapping[str, Any]) -> TokenR
 def _entry(
     target: str, nested: bool, parts: dict[str, TensorSpec], config: Mapping[str, Any]
 ) -> Entry:
+    if config["peft_type"] not in _SCALED:
+        return Entry(target=target, parts=parts, scale=1.0, rank=0, nested=nested)
     # A MultiheadAttention's out_proj takes rank and alpha from the attention that it is part of.
     name = target.rpartition(".")[0] if nested else target
     rank = _pattern(config, "rank_pattern", name, config.get("r", 8))
@@ -215,11 +220,12 @@ def _entry(
     return Entry(target=target, parts=parts, scale=scale, rank=rank, nested=nested)
 
 
-def _endless(pattern: str) -> bool:
-    """Tell whether matching a pattern could take very long."""
+def _endless(pattern: str, length: int) -> bool:
+    """Tell whether matching a pattern with a name of that length could take very long."""
     bare = _PLAIN.sub("x", pattern)
     repeats = sum(bare.count(sign) for sign in "*+{")
-    return len(pattern) > 500 or repeats > 3 or any(bare.count(s) > n for s, n in _LIMITS.items())
+    long = len(pattern) > 500 or repeats > 3 or length ** (repeats + 1) > 3e9
+    return long or any(bare.count(sign) > limit for sign, limit in _LIMITS.items())
 
 
 def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> Any:
@@ -229,7 +235,7 @@ def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> 
     """
     value = default
     for pattern, found in (config.get(key) or {}).items():
-        if _endless(pattern):
+        if _endless(pattern, len(target)):
             raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
         try:
             if re.match(rf"(.*\.)?({pattern})$", target):

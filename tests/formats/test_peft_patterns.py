@@ -21,7 +21,7 @@ patterns = st.one_of(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(names, st.lists(patterns, max_size=4, unique=True))
 def test_the_pattern_is_the_one_that_peft_takes(name: str, keys: list[str]) -> None:
     config = {"rank_pattern": {key: number for number, key in enumerate(keys, 1)}}
@@ -49,7 +49,7 @@ def test_matching_by_example(name: str, keys: list[str], taken: str | None) -> N
     assert get_pattern_key(keys, name) == (taken or name)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.text("ab(|)*+?{},0123.^$\\", max_size=14))
 def test_any_pattern_ends_or_is_refused(pattern: str) -> None:
     name = "a" * 60 + ".b"

@@ -210,7 +210,6 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="click turns it into Abort, and the note stays on its cause")
 def test_ctrl_c_says_how_to_go_on(large: Merged, tmp_path: Path) -> None:
     out = tmp_path / "out"
     rest = ["merge", large.adapter, "--base", large.base, "--out", str(out), "--max-workers", "1"]
@@ -334,7 +333,6 @@ def test_resume_by_another_version_is_refused(
         small.merge(tmp_path / "out", resume=True)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="notes are not synced, yet believed")
 @pytest.mark.parametrize("note", ["", "["])
 def test_a_note_that_the_disk_lost_costs_only_its_shard(
     note: str, small: Merged, tmp_path: Path
