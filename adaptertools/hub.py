@@ -17,6 +17,7 @@ WANTED = (
     "*.tiktoken",
     "LICENSE*",
     "*.md",
+    "*.py",
 )
 
 

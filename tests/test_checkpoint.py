@@ -67,10 +67,8 @@ def test_without_config(tmp_path: Path) -> None:
     assert (found.config, found.model_type) == ({}, "")
 
 
-@pytest.mark.parametrize("model_type", [None, 5])
-def test_odd_model_type_is_text(model_type: Any, tmp_path: Path) -> None:
-    found = read(handmade.base(tmp_path / "base", model_type=model_type))
-    assert found.model_type == str(model_type or "")
+def test_no_model_type_is_empty(tmp_path: Path) -> None:
+    assert read(handmade.base(tmp_path / "base", model_type=None)).model_type == ""
 
 
 def test_index_names_what_a_shard_lacks(sharded: Path) -> None:
@@ -198,20 +196,8 @@ ADAPTERS: dict[str, tuple[handmade.Arrays, dict[str, Any]]] = {
 }
 
 
-def frail(kind: str, key: str) -> bool:
-    return key == "architectures" or (kind, key) in {("head", "id2label"), ("mapped", "model_type")}
-
-
-@pytest.mark.parametrize(
-    ("kind", "key"),
-    [
-        pytest.param(kind, key, marks=pytest.mark.xfail(strict=True, reason="crashes"))
-        if frail(kind, key)
-        else (kind, key)
-        for kind in ADAPTERS
-        for key in ODD
-    ],
-)
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("key", ODD)
 def test_config_values_of_a_wrong_kind(kind: str, key: str, tmp_path: Path) -> None:
     more, config = ADAPTERS[kind]
     adapter = handmade.adapter(tmp_path / "adapter", handmade.lora_tensors() | more, **config)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import adaptertools as at
 from adaptertools import rounding
@@ -184,6 +185,43 @@ def test_a_base_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 def test_what_was_allowed_is_no_fault_of_the_disk(tmp_path: Path) -> None:
     base, adapter, _ = out_of_range(tmp_path)
     at.merge(adapter, base=base, out=tmp_path / "out", allow_nonfinite=True, verify=True)
+
+
+NOT_FINITE = {"nan": torch.nan, "inf": torch.inf}
+BROKEN = [
+    pytest.param("linear_llama", "nan"),
+    pytest.param("dora_linear", "nan"),
+    pytest.param("dora_linear", "inf"),
+    pytest.param("dora_gpt2", "nan"),
+    pytest.param("dora_gpt2", "inf", marks=[pytest.mark.xfail(strict=True, reason="probe warns")]),
+    pytest.param("tokens", "inf"),
+    pytest.param("kasa", "nan", marks=[pytest.mark.xfail(strict=True, reason="svd raises")]),
+]
+
+
+def broken_case(folder: Path, name: str, value: str) -> str:
+    """Build a case whose base is not finite in a weight that is changed; gives the weight."""
+    CASES[name].build(folder, torch.float32)
+    path = folder / "base" / "model.safetensors"
+    tensors = load_file(path)
+    wanted = "embed_tokens.weight" if name == "tokens" else ("q_proj.weight", "c_attn.weight")
+    weight = next(n for n in tensors if n.endswith(wanted))
+    tensors[weight][2, 3] = NOT_FINITE[value]
+    save_file(tensors, path, {"format": "pt"})
+    return weight
+
+
+@pytest.mark.parametrize(("name", "value"), BROKEN)
+def test_every_kind_of_update_minds_what_is_not_finite(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    weight = broken_case(tmp_path, name, value)
+    with pytest.raises(at.errors.AdapterToolsError, match=weight):
+        tiny.merge_case(CASES[name], tmp_path)
+    assert not list(tmp_path.glob("out*"))
+    out = tiny.merge_case(CASES[name], tmp_path, allow_nonfinite=True)
+    assert not tiny.read(out)[weight].isfinite().all()
+    assert at.verify(out).ok
 
 
 def test_the_receipt_is_json_also_with_infinities(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -238,11 +239,13 @@ def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> 
         if _endless(pattern, len(target)):
             raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
         try:
-            if re.match(rf"(.*\.)?({pattern})$", target):
-                value = found
-                break
+            with warnings.catch_warnings(action="ignore"):  # Python has views on odd sets
+                matched = re.match(rf"(.*\.)?({pattern})$", target)
         except re.error as error:
             raise Unreadable(f"{key}: {shown(pattern)!r} is no pattern: {shown(error)}.") from None
+        if matched:
+            value = found
+            break
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
         raise Unreadable(f"{key} or its default gives {shown(target)} {shown(value)}, no number.")
     return value

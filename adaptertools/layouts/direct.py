@@ -37,7 +37,9 @@ class Names:
 
     def nearest(self, name: str) -> str:
         """Give the most similar tensor name, empty where none is similar."""
-        found = get_close_matches(name, self.tensors, n=1, cutoff=0.3)
+        kind = name.split(".")[-2:]
+        alike = [n for n in self.tensors if n.split(".")[-2:] == kind] or list(self.tensors)
+        found = get_close_matches(name, alike[:2000], n=1, cutoff=0.3)
         return found[0] if found else ""
 
     def _spellings(self, name: str) -> list[str]:

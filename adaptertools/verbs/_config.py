@@ -48,7 +48,11 @@ def architecture(
         if task in _HEADED and name and name != now and not set(head) <= set(base):
             return str(name)
         # A base saved without its head: the adapter knows which model it is part of.
-        if task in _LANGUAGE and name and now == kind["heads"].get("FEATURE_EXTRACTION"):
+        if (
+            task in _LANGUAGE
+            and name
+            and now == kind.get("heads", {}).get("FEATURE_EXTRACTION", "?")
+        ):
             return str(name)
     return str(now) or str(kind.get("heads", {}).get("CAUSAL_LM", ""))
 

@@ -36,7 +36,6 @@ def test_scale(rslora: bool, tmp_path: Path) -> None:
         assert entry.scale == alpha / divisor
 
 
-@pytest.mark.xfail(strict=True, reason="every method is held to LoRA's r, and gets LoRA's default")
 @pytest.mark.parametrize(
     "config", [{"peft_type": "OFT", "r": 0}, {"peft_type": "IA3", "r": None, "lora_alpha": None}]
 )
@@ -81,9 +80,6 @@ def test_other_patterns_that_could_run_for_ever(pattern: str, tmp_path: Path) ->
         opened(tmp_path, rank_pattern={pattern: 2})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="three open repeats take ages on a name of thousands of letters"
-)
 def test_patterns_are_not_matched_with_endless_names(tmp_path: Path) -> None:
     tensors = handmade.renamed(lambda name: name.replace("layers", "x" * 400))
     with pytest.raises(Unsafe):
