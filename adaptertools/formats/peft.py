@@ -7,16 +7,15 @@ Facts from peft/utils/save_and_load.py (names), tuners/lora/layer.py (scale) and
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from adaptertools.adapter import Adapter, Entry, Saved, TokenRows
-from adaptertools.errors import Mismatch, Unreadable, Unsafe, Unsupported, first, shown
+from adaptertools.errors import Mismatch, Unreadable, Unsupported, first, shown
 from adaptertools.formats import _keys
+from adaptertools.formats._patterns import pattern_value
 from adaptertools.tensorfile import TensorSpec, read_header, same
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -31,10 +30,6 @@ _SCALED = frozenset({"LORA", "ADALORA", "LOHA", "LOKR"})
 
 # What marks a method's own tensors: PEFT_TYPE_TO_PREFIX_MAPPING. Others: their name in lower case.
 _MARKERS = {"LORA": "lora_", "ADALORA": "lora_", "LOHA": "hada_"}
-
-# Patterns come from a stranger: few of each construct, so that every match ends soon.
-_PLAIN = re.compile(r"\\.|\[[^\]]*\]")  # escapes and sets, which match one character each
-_LIMITS = {")*": 0, ")+": 0, "){": 0, "*": 3, "+": 3, "{": 2, "?": 6, "(": 6}
 
 # Tensors that training needed and a merge does not.
 _IGNORED = {
@@ -212,40 +207,10 @@ def _entry(
         return Entry(target=target, parts=parts, scale=1.0, rank=0, nested=nested)
     # A MultiheadAttention's out_proj takes rank and alpha from the attention that it is part of.
     name = target.rpartition(".")[0] if nested else target
-    rank = _pattern(config, "rank_pattern", name, config.get("r", 8))
-    alpha = _pattern(config, "alpha_pattern", name, config.get("lora_alpha", 8))
+    rank = pattern_value(config, "rank_pattern", name, config.get("r", 8))
+    alpha = pattern_value(config, "alpha_pattern", name, config.get("lora_alpha", 8))
     if type(rank) is not int or not 0 < rank < 2**31:
         raise Unreadable(f"r or rank_pattern gives {shown(target)} rank {shown(rank)}.")
     # s = alpha / r, or alpha / sqrt(r) when rank-stabilised. arXiv:2312.03732
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     return Entry(target=target, parts=parts, scale=scale, rank=rank, nested=nested)
-
-
-def _endless(pattern: str, length: int) -> bool:
-    """Tell whether matching a pattern with a name of that length could take very long."""
-    bare = _PLAIN.sub("x", pattern)
-    repeats = sum(bare.count(sign) for sign in "*+{")
-    long = len(pattern) > 500 or repeats > 3 or length ** (repeats + 1) > 3e9
-    return long or any(bare.count(sign) > limit for sign, limit in _LIMITS.items())
-
-
-def _pattern(config: Mapping[str, Any], key: str, target: str, default: Any) -> Any:
-    """Give the value of the first pattern, in the file's order, that matches the end of the name.
-
-    peft/utils/other.py, get_pattern_key: re.match(rf"(.*\\.)?({pattern})$", target).
-    """
-    value = default
-    for pattern, found in (config.get(key) or {}).items():
-        if _endless(pattern, len(target)):
-            raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
-        try:
-            with warnings.catch_warnings(action="ignore"):  # Python has views on odd sets
-                matched = re.match(rf"(.*\.)?({pattern})$", target)
-        except re.error as error:
-            raise Unreadable(f"{key}: {shown(pattern)!r} is no pattern: {shown(error)}.") from None
-        if matched:
-            value = found
-            break
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-        raise Unreadable(f"{key} or its default gives {shown(target)} {shown(value)}, no number.")
-    return value

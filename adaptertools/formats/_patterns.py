@@ -1,0 +1,44 @@
+"""PEFT's rank and alpha patterns: regular expressions from a stranger, matched with bounded work."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from adaptertools.errors import Unreadable, Unsafe, shown
+
+# Patterns come from a stranger: few of each construct, so that every match ends soon.
+_PLAIN = re.compile(r"\\.|\[[^\]]*\]")  # escapes and sets, which match one character each
+_LIMITS = {")*": 0, ")+": 0, "){": 0, "*": 3, "+": 3, "{": 2, "?": 6, "(": 6}
+
+
+def _endless(pattern: str, length: int) -> bool:
+    """Tell whether matching a pattern with a name of that length could take very long."""
+    bare = _PLAIN.sub("x", pattern)
+    repeats = sum(bare.count(sign) for sign in "*+{")
+    long = len(pattern) > 500 or repeats > 3 or length ** (repeats + 1) > 3e9
+    return long or any(bare.count(sign) > limit for sign, limit in _LIMITS.items())
+
+
+def pattern_value(config: Mapping[str, Any], key: str, target: str, default: Any) -> Any:
+    """Give the value of the first pattern, in the file's order, that matches the end of the name.
+
+    peft/utils/other.py, get_pattern_key: re.match(rf"(.*\\.)?({pattern})$", target).
+    """
+    value = default
+    for pattern, found in (config.get(key) or {}).items():
+        if _endless(pattern, len(target)):
+            raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
+        try:
+            with warnings.catch_warnings(action="ignore"):  # Python has views on odd sets
+                matched = re.match(rf"(.*\.)?({pattern})$", target)
+        except re.error as error:
+            raise Unreadable(f"{key}: {shown(pattern)!r} is no pattern: {shown(error)}.") from None
+        if matched:
+            value = found
+            break
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+        raise Unreadable(f"{key} or its default gives {shown(target)} {shown(value)}, no number.")
+    return value
