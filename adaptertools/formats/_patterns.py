@@ -1,4 +1,4 @@
-"""PEFT's rank and alpha patterns: regular expressions from a stranger, matched with bounded work."""
+"""PEFT's rank and alpha patterns: expressions from a stranger, matched with bounded work."""
 
 from __future__ import annotations
 

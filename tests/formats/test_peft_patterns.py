@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
 from adaptertools.errors import AdapterToolsError, Unreadable, Unsafe
-from adaptertools.formats.peft import _pattern
+from adaptertools.formats._patterns import pattern_value
 
 WORDS = ("model", "layers", "0", "1", "10", "self_attn", "q_proj", "proj", "v_proj", "mlp", "q")
 names = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(".".join)
@@ -26,7 +26,7 @@ patterns = st.one_of(
 def test_the_pattern_is_the_one_that_peft_takes(name: str, keys: list[str]) -> None:
     config = {"rank_pattern": {key: number for number, key in enumerate(keys, 1)}}
     expected = config["rank_pattern"].get(get_pattern_key(keys, name), 0)
-    assert _pattern(config, "rank_pattern", name, 0) == expected
+    assert pattern_value(config, "rank_pattern", name, 0) == expected
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,9 @@ def test_the_pattern_is_the_one_that_peft_takes(name: str, keys: list[str]) -> N
 )
 def test_matching_by_example(name: str, keys: list[str], taken: str | None) -> None:
     values = {key: number for number, key in enumerate(keys, 1)}
-    assert _pattern({"alpha_pattern": values}, "alpha_pattern", name, 0) == values.get(taken, 0)
+    assert pattern_value({"alpha_pattern": values}, "alpha_pattern", name, 0) == values.get(
+        taken, 0
+    )
     assert get_pattern_key(keys, name) == (taken or name)
 
 
@@ -54,7 +56,7 @@ def test_matching_by_example(name: str, keys: list[str], taken: str | None) -> N
 def test_any_pattern_ends_or_is_refused(pattern: str) -> None:
     name = "a" * 60 + ".b"
     try:
-        value = _pattern({"rank_pattern": {pattern: 3}}, "rank_pattern", name, 2)
+        value = pattern_value({"rank_pattern": {pattern: 3}}, "rank_pattern", name, 2)
     except AdapterToolsError as error:
         value = type(error)
     assert value in (2, 3, Unsafe, Unreadable)
