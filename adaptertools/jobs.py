@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from adaptertools.report import Finding
@@ -79,14 +80,26 @@ class FileJob:
     """One file beside the weights: copied from a path, or written with this text."""
 
     name: str
+    sha256: str  # of what will be in it
     source: str = ""
     text: str | None = None
 
+    @classmethod
+    def copied(cls, name: str, source: str | Path) -> FileJob:
+        """Plan a copy."""
+        with Path(source).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(name=name, sha256=digest, source=str(source))
+
+    @classmethod
+    def written(cls, name: str, text: str) -> FileJob:
+        """Plan a file with this text."""
+        return cls(name=name, sha256=hashlib.sha256(text.encode()).hexdigest(), text=text)
+
     def describe(self) -> dict[str, str]:
-        """Say it in JSON: where it comes from, or the digest of the text."""
-        if self.text is None:
-            return {"name": self.name, "from": self.source}
-        return {"name": self.name, "sha256": hashlib.sha256(self.text.encode()).hexdigest()}
+        """Say it in JSON: its name, the digest of what is in it, and where that comes from."""
+        said = {"name": self.name, "sha256": self.sha256}
+        return said if self.text is not None else {**said, "from": self.source}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

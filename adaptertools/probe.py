@@ -46,10 +46,10 @@ def applied(edit: Edit, written: TensorSpec, nonfinite: bool = False) -> str:
     # A second rounding, of the truncated base, is part of what KaSA means.
     unit *= 1 + sum(isinstance(update, Truncate) for update in edit.updates)
     off, size, slope, weight, noise = [], [], 0.0, 0.0, 0.0
-    value: Value = lambda row, before, x: before @ x  # noqa: E731
-    for update in edit.updates:
-        value = _after(update, value, edit)
     with np.errstate(all="ignore"):
+        value: Value = lambda row, before, x: before @ x  # noqa: E731
+        for update in edit.updates:
+            value = _after(update, value, edit)
         for row, before, after in _pairs(edit.source, written):
             wanted = value(row, before, x) - before @ x
             found = after @ x - before @ x
@@ -212,7 +212,9 @@ def _(update: Truncate, inner: Value, edit: Edit) -> Value:
 
     # The components that go are those of the smallest eigenvalues of WᵀW (or WWᵀ): W·V·Vᵀ.
     whole: Array = np.concatenate([before for _, before in _rows(edit.source)])
-    if whole.shape[0] >= whole.shape[1]:
+    if not np.isfinite(whole).all():
+        left, right = whole[:, :1] * np.nan, whole[:1] * np.nan
+    elif whole.shape[0] >= whole.shape[1]:
         right = np.linalg.eigh(whole.T @ whole)[1][:, : update.rank].T
         left = whole @ right.T
     else:

@@ -32,7 +32,10 @@ def unfinished(file: Path) -> Path:
 
 def replace_text(file: Path, text: str) -> None:
     """Write a small file whole, or not at all."""
-    unfinished(file).write_text(text, "utf-8")
+    with unfinished(file).open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     unfinished(file).replace(file)
 
 

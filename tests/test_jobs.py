@@ -77,11 +77,13 @@ def test_the_digest_names_the_content_and_not_the_place(plan: MergePlan) -> None
     assert replace(plan, base={**plan.base, "headers_sha256": "0"}).digest != plan.digest
 
 
-def test_a_text_is_named_by_its_digest() -> None:
-    one, two = (FileJob(name="README.md", text=text) for text in ("a", "b"))
+def test_a_file_is_named_by_the_digest_of_what_is_in_it(tmp_path: Path) -> None:
+    one, two = (FileJob.written("README.md", text) for text in ("a", "b"))
     assert one.describe()["name"] == "README.md"
     assert one.describe() != two.describe()
-    assert FileJob(name="x", source="/base/x").describe() == {"name": "x", "from": "/base/x"}
+    (tmp_path / "x").write_text("a")
+    same = FileJob.copied("x", tmp_path / "x").describe()
+    assert same == {"name": "x", "sha256": one.sha256, "from": str(tmp_path / "x")}
 
 
 def test_every_planned_header_is_one_that_can_be_read(plan: MergePlan, tmp_path: Path) -> None:

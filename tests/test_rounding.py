@@ -193,9 +193,9 @@ BROKEN = [
     pytest.param("dora_linear", "nan"),
     pytest.param("dora_linear", "inf"),
     pytest.param("dora_gpt2", "nan"),
-    pytest.param("dora_gpt2", "inf", marks=[pytest.mark.xfail(strict=True, reason="probe warns")]),
+    pytest.param("dora_gpt2", "inf"),
     pytest.param("tokens", "inf"),
-    pytest.param("kasa", "nan", marks=[pytest.mark.xfail(strict=True, reason="svd raises")]),
+    pytest.param("kasa", "nan"),
 ]
 
 

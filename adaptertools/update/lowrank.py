@@ -37,7 +37,8 @@ class Product:
 
     def norm(self) -> float:
         """Give ‖up · down‖ without forming it: its square is tr((upᵀ up)(down downᵀ))."""
-        square: float = ((self.up.T @ self.up) * (self.down @ self.down.T)).sum(dtype="float64")
+        up, down = self.up.astype("float64"), self.down.astype("float64")
+        square: float = ((up.T @ up) * (down @ down.T)).sum()
         return float(max(square, 0.0) ** 0.5)
 
 

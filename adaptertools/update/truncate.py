@@ -34,6 +34,9 @@ class Truncate:
         import numpy as np
 
         whole = np.concatenate([tile.astype(np.float64) for _, tile in base.tiles()])
+        if not np.isfinite(whole).all():
+            whole[:] = np.nan  # no singular values; whoever stores the result minds
+            return Opened(lambda tile, original, row: tile.fill(np.nan))
         left, values, right = np.linalg.svd(whole, full_matrices=False)
         keep = len(values) - self.rank
         kept = base.stored((left[:, :keep] * values[:keep]) @ right[:keep]).astype(base.dtype)

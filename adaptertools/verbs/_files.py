@@ -58,7 +58,7 @@ def other_files(base: Checkpoint, adapters: Sequence[Path]) -> tuple[list[FileJo
         if {n: _sha(p) for n, p in files.items()} != {n: _sha(p) for n, p in own[0][1].items()}:
             said.append(_note("MRG022", "Its tokenizer files differ from the first adapter's and "
                               "are not used.", str(adapter), level="warning"))  # fmt: skip
-    jobs = [FileJob(name=name, source=str(path)) for name, path in sorted(found.items())]
+    jobs = [FileJob.copied(name, path) for name, path in sorted(found.items())]
     return jobs, said
 
 

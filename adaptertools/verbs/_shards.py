@@ -81,14 +81,14 @@ def _index(base: Checkpoint, jobs: list[ShardJob]) -> FileJob | None:
     old = {n: s.nbytes for n, s in base.tensors.items()}
     unchanged = old == {edit.name: edit.nbytes for job in jobs for edit in job.edits}
     if base.index is not None and unchanged and weights == base.index["weight_map"]:
-        return FileJob(name=INDEX, source=f"{base.folder}/{INDEX}")
+        return FileJob.copied(INDEX, f"{base.folder}/{INDEX}")
     if not unchanged:
         metadata.pop("total_parameters", None)
     index = {
         "metadata": {**metadata, "total_size": size},
         "weight_map": dict(sorted(weights.items())),
     }
-    return FileJob(name=INDEX, text=json.dumps(index, indent=2) + "\n")
+    return FileJob.written(INDEX, json.dumps(index, indent=2) + "\n")
 
 
 def parse_size(text: str | int) -> int:

@@ -79,11 +79,18 @@ def _run(
     except BaseException as error:
         # Ctrl-C keeps what is finished for --resume; a failure leaves nothing behind.
         if fresh and not isinstance(error, KeyboardInterrupt):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         elif folder.is_dir():
             error.add_note(f"{shown(folder)} is kept; run the same command with --resume.")
         raise
     return report
+
+
+def _remove(folder: Path) -> None:
+    """Take a folder away, also where jobs elsewhere have not heard yet that it is over."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check_free(plan: MergePlan, out: Path, folder: Path, resume: bool) -> bool:
@@ -111,8 +118,8 @@ def _check_free(plan: MergePlan, out: Path, folder: Path, resume: bool) -> bool:
 def _digest_of(folder: Path) -> str:
     """Give the digest of the plan that a folder was begun with; empty where nothing was begun."""
     digest = folder / runner.STATE / "digest"
-    if digest.is_file():
-        return digest.read_text()
+    if digest.is_file() and (said := digest.read_text()):
+        return said
     if (folder / RECEIPT).is_file():  # stopped between the last file and the last rename
         return str(read_receipt(folder)["digest"])
     return "?" if any(folder.glob("*.safetensors")) else ""
@@ -141,7 +148,8 @@ def _adapters(plan: MergePlan) -> list[Adapter]:
 
 def _check_disk(plan: MergePlan, out: Path, folder: Path) -> None:
     place = next(p for p in (folder, *out.resolve().parents) if p.is_dir())
-    done = sum(f.stat().st_size for f in folder.glob("*")) if folder.is_dir() else 0
+    # What is on the disk already, finished or to be written again; unfinished files have holes.
+    done = sum(f.stat().st_blocks * 512 for f in folder.glob("*")) if folder.is_dir() else 0
     need = plan.nbytes - done
     free = shutil.disk_usage(place).free
     if need > free:
@@ -196,7 +204,7 @@ def _report(plan: MergePlan, said: Sequence[Rounding]) -> Report:
 
 
 def _verified(plan: MergePlan, folder: Path, report: Report) -> Report:
-    checked = check_output(plan, folder)
+    checked = check_output(plan, folder, [file.describe() for file in plan.files])
     if not checked.ok:
         wrong = [f.place for f in checked.findings if f.level == "error"]
         raise Unreadable(

@@ -70,7 +70,7 @@ def plan(
     text = card(held.ref, opened[0].base, held.folder, said, options, VERSION, findings)
     return MergePlan(
         out=str(out), base=_describe_base(held), adapters=tuple(said), options=options,
-        version=VERSION, jobs=tuple(jobs), files=(*files, FileJob(name="README.md", text=text)),
+        version=VERSION, jobs=tuple(jobs), files=(*files, FileJob.written("README.md", text)),
         findings=tuple(findings),
     )  # fmt: skip
 
@@ -148,7 +148,7 @@ def _beside(
     if index is not None:
         files.append(index)
     if it.config == base.config and base.config:
-        files.append(FileJob(name="config.json", source=f"{base.folder}/config.json"))
+        files.append(FileJob.copied("config.json", f"{base.folder}/config.json"))
     elif it.config:
-        files.append(FileJob(name="config.json", text=json.dumps(it.config, indent=2) + "\n"))
+        files.append(FileJob.written("config.json", json.dumps(it.config, indent=2) + "\n"))
     return files, [*it.findings, *said]

@@ -6,6 +6,7 @@ compared with what base and adapter give, by other arithmetic than the merge's (
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from adaptertools import checkpoint, hub, probe, tensorfile
 from adaptertools.errors import AdapterToolsError
-from adaptertools.jobs import Edit, FileJob, MergePlan
+from adaptertools.jobs import Edit, MergePlan
 from adaptertools.report import Finding, Report
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs._finish import read_receipt
@@ -28,7 +29,7 @@ def verify(
     out: str | Path,
     *,
     base: str | Path | None = None,
-    adapters: Sequence[str | Path] | None = None,
+    adapters: str | Path | Sequence[str | Path] | None = None,
     progress: Callable[[int], None] = _silent,
 ) -> Report:
     """Check a merged folder against the base and adapters that its receipt names.
@@ -43,15 +44,15 @@ def verify(
     folder = hub.local(out, "merged model")
     receipt = read_receipt(folder)
     options = dict(receipt["options"])
-    place = folder.absolute()
+    place, named = folder.absolute(), [adapter["ref"] for adapter in receipt["adapters"]]
     again = plan(
-        list(adapters or [a["ref"] for a in receipt["adapters"]]),
+        [adapters] if isinstance(adapters, str | Path) else list(adapters or named),
         base=base or receipt["base"]["ref"],
         out=place.with_name(place.name + ".never"),
         scale=[a["scale"] for a in receipt["adapters"]],
         **options,
     )
-    report = check_output(again, folder, progress)
+    report = check_output(again, folder, receipt["files"], progress)
     return Report(
         verb="verify", subject=str(out), facts=report.facts,
         findings=(*_changed(receipt, again), *report.findings),
@@ -73,9 +74,15 @@ def _changed(receipt: Mapping[str, Any], again: MergePlan) -> list[Finding]:
 
 
 def check_output(
-    plan: MergePlan, folder: Path, progress: Callable[[int], None] = _silent
+    plan: MergePlan,
+    folder: Path,
+    files: Sequence[Mapping[str, str]],
+    progress: Callable[[int], None] = _silent,
 ) -> Report:
-    """Check every tensor and file of a plan's output, in its final or its unfinished folder."""
+    """Check every tensor and file of a plan's output, in its final or its unfinished folder.
+
+    `files` are those beside the weights, as the plan or the receipt describes them.
+    """
     findings: list[Finding] = []
     work: list[tuple[Edit, TensorSpec]] = []
     for job in plan.jobs:
@@ -89,7 +96,7 @@ def check_output(
             findings.append(_error("VER001", job.file, "Its tensors are not the planned ones."))
             continue
         work += [(edit, written[edit.name]) for edit in job.edits]
-    findings += [_error("VER002", f.name, why) for f in plan.files if (why := _other(f, folder))]
+    findings += [_error("VER002", f["name"], why) for f in files if (why := _other(f, folder))]
     findings += _extra(plan, folder)
     nonfinite = bool(plan.options["allow_nonfinite"])
     with ThreadPoolExecutor(2) as pool:
@@ -113,15 +120,16 @@ def _extra(plan: MergePlan, folder: Path) -> list[Finding]:
     ]
 
 
-def _other(file: FileJob, folder: Path) -> str:
+def _other(file: Mapping[str, str], folder: Path) -> str:
     """Give the fault of a file beside the weights; the card is for people, who may rewrite it."""
-    path = folder / file.name
-    if not path.is_file():
+    path = folder / file["name"]
+    if not path.is_file() or folder.resolve() not in path.resolve().parents:
         return "The file is missing."
-    if file.name == "README.md":
+    if file["name"] == "README.md":
         return ""
-    wanted = file.text.encode() if file.text is not None else Path(file.source).read_bytes()
-    return "" if path.read_bytes() == wanted else "It is not what the merge wrote."
+    with path.open("rb") as stream:
+        same = hashlib.file_digest(stream, "sha256").hexdigest() == file["sha256"]
+    return "" if same else "It is not what the merge wrote."
 
 
 def _check(

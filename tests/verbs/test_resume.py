@@ -392,7 +392,6 @@ def test_a_failure_while_going_on_keeps_what_was_there(
     check(tmp_path / "out", small)
 
 
-@pytest.mark.xfail(strict=True, reason="jobs in a pool go on, and write where rmtree is at work")
 def test_a_failure_leaves_nothing_though_other_jobs_go_on(
     small: Merged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,7 +413,6 @@ def test_a_failure_leaves_nothing_though_other_jobs_go_on(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="_check_disk takes the size of unfinished files for done")
 def test_room_is_counted_without_what_is_unfinished(
     small: Merged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

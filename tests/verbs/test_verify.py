@@ -320,13 +320,11 @@ def test_moved_inputs_are_found_again(merged: Path) -> None:
     assert report.ok
 
 
-@pytest.mark.xfail(strict=True, reason="the letters of a path are taken for adapters")
 def test_a_lone_adapter_needs_no_list(merged: Path) -> None:
     adapter = (merged.parent / "adapter").rename(merged.parent / "moved")
     assert at.verify(merged, adapters=str(adapter)).ok
 
 
-@pytest.mark.xfail(strict=True, reason="files are planned anew from the base as it is now")
 def test_a_file_that_joined_the_base_later_is_no_fault_of_the_merge(merged: Path) -> None:
     (merged.parent / "base" / "notes.json").write_text("{}")
     assert at.verify(merged).ok
