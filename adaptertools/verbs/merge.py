@@ -78,7 +78,7 @@ def _run(
         _rename(folder, out)
     except BaseException as error:
         # Ctrl-C keeps what is finished for --resume; a failure leaves nothing behind.
-        if fresh and not isinstance(error, KeyboardInterrupt):
+        if folder.is_dir() and fresh and not isinstance(error, KeyboardInterrupt):
             _remove(folder)
         elif folder.is_dir():
             error.add_note(f"{shown(folder)} is kept; run the same command with --resume.")
