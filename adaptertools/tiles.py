@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from adaptertools.update import Array
 
 TILE = 1 << 19  # elements; fewer, and threads would wait for the interpreter more than for memory
-TILES = 1  # tiles per read and write
 
 
 class _Space(threading.local):
@@ -52,23 +51,20 @@ class _Stored:
         self.step = max(TILE // max(spec.columns, 1), 1)  # rows of a tile
 
     def tiles(self) -> Iterator[tuple[int, Array]]:
-        for row, raw in self.blocks("scan"):
-            for at in range(0, len(raw), self.step):
-                part = raw[at : at + self.step]
-                tile = _space.take("scan", self.wide, *part.shape)
-                tile[...] = part
-                yield row + at, tile
+        for row, raw in self.read("scan"):
+            tile = _space.take("scan", self.wide, *raw.shape)
+            tile[...] = raw
+            yield row, tile
 
     def stored(self, values: Array) -> Array:
         return values.astype(dtype_of(self.spec.dtype))
 
-    def blocks(self, role: str) -> Iterator[tuple[int, Array]]:
-        """Give the stored rows, some tiles at a time; each block is overwritten by the next."""
+    def read(self, role: str) -> Iterator[tuple[int, Array]]:
+        """Give the stored rows, tile by tile; each is overwritten by the next."""
         rows, columns = self.shape
         itemsize = dtype_of(self.spec.dtype).itemsize
-        for row in range(0, rows, self.step * TILES):
-            count = min(self.step * TILES, rows - row)
-            raw = _space.take(role + " raw", self.spec.dtype, count, columns)
+        for row in range(0, rows, self.step):
+            raw = _space.take(role + " raw", self.spec.dtype, min(self.step, rows - row), columns)
             read_into(self.file, raw, self.spec.start + row * columns * itemsize)
             yield row, raw
 
@@ -85,11 +81,9 @@ def run_edit(
     with np.errstate(all="ignore"):
         opened = [update.open(base) for update in edit.updates]
         tally = Tally(edit, opened)
-        for row, raw in base.blocks("edit"):
+        for row, raw in base.read("edit"):
             rounded = _space.take("out", edit.dtype, *raw.shape)
-            for first in range(0, len(raw), base.step):
-                rows = slice(first, first + base.step)
-                _tile(raw[rows], rounded[rows], row + first, wide, opened, tally, nonfinite)
+            _tile(raw, rounded, row, wide, opened, tally, nonfinite)
             _write(out, rounded, at + row * raw.shape[1] * rounded.itemsize)
             progress(rounded.nbytes)
         return tally.result()
