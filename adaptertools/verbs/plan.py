@@ -63,6 +63,7 @@ def plan(
     if code and it.config:
         it.config = _config.retyped(it.config, code)
     _say_order(it)
+    _say_base(it, held, opened)
     options = {"dtype": dtype, "max_shard_size": size, "tied": tied, "mha_out_proj": mha_out_proj,
                "allow_nonfinite": allow_nonfinite}  # fmt: skip
     said = [_describe(a, s) for a, s in zip(opened, scales, strict=True)]
@@ -121,6 +122,14 @@ def _say_order(it: Assembly) -> None:
             f"{len(mixed)} tensors take several updates of which some depend on the weight. "
             "They are applied in the given order; another order would give another model.",
         )
+
+
+def _say_base(it: Assembly, base: Checkpoint, adapters: Sequence[Adapter]) -> None:
+    """Say so where an adapter names another base: shapes cannot tell a model from its fine-tune."""
+    for adapter in adapters:
+        name = Path(adapter.base or base.ref).name
+        if name.lower() != Path(base.ref).name.lower():
+            it.say("MRG007", f"It names {shown(name)} as its base.", place=adapter.ref)
 
 
 def _describe(adapter: Adapter, scale: float) -> dict[str, Any]:
