@@ -25,9 +25,6 @@ _KINDS: Mapping[str, type] = {
     "modules_to_save": list, "rank_pattern": dict, "task_type": str, "use_bdlora": dict,
 }  # fmt: skip
 
-# The methods whose strength is alpha over rank.
-_SCALED = frozenset({"LORA", "ADALORA", "LOHA", "LOKR"})
-
 # What marks a method's own tensors: PEFT_TYPE_TO_PREFIX_MAPPING. Others: their name in lower case.
 _MARKERS = {"LORA": "lora_", "ADALORA": "lora_", "LOHA": "hada_"}
 
@@ -203,7 +200,7 @@ def _rows(key: _keys.Key, spec: TensorSpec, config: Mapping[str, Any]) -> TokenR
 def _entry(
     target: str, nested: bool, parts: dict[str, TensorSpec], config: Mapping[str, Any]
 ) -> Entry:
-    if config["peft_type"] not in _SCALED:
+    if config["peft_type"] != "LORA":  # other methods have rules of their own for rank and scale
         return Entry(target=target, parts=parts, scale=1.0, rank=0, nested=nested)
     # A MultiheadAttention's out_proj takes rank and alpha from the attention that it is part of.
     name = target.rpartition(".")[0] if nested else target

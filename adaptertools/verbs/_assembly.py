@@ -33,7 +33,7 @@ def assemble(
     now = next(iter(it.config.get("architectures") or ()), "")
     name = _config.architecture(it.config, only, [*it.drafts])
     names = Names(it.drafts, known.prefix(it.config))
-    ties = _resolved_ties(it, name, names)
+    ties = _resolved_ties(it, name, names, only)
     aliases = {a: s for a, s in ties.items() if a not in it.drafts}
     fresh = _config.new_tensors(name)
     every = [c for a, scale in adapters for c in claims(a, scale, names, aliases, fresh)]
@@ -67,17 +67,29 @@ def _start(base: Checkpoint, adapters: Sequence[Adapter]) -> Assembly:
     return it
 
 
-def _resolved_ties(it: Assembly, name: str, names: Names) -> dict[str, str]:
-    """Give the ties in the base's own spelling."""
-    if it.config.get("tie_word_embeddings") and not known.architecture(name):
-        tied = [n for n in it.drafts if _config.embedding(n)]
+def _resolved_ties(
+    it: Assembly, name: str, names: Names, adapters: Sequence[Adapter]
+) -> dict[str, str]:
+    """Give the ties in the base's own spelling.
+
+    Raises Unsupported where an adapter changes an embedding of a class whose ties are unknown.
+    """
+    touched = [t for a in adapters for t in _touched(a) if _config.embedding(t)]
+    if touched and it.config.get("tie_word_embeddings") and not known.architecture(name):
         raise Unsupported(
-            f"The base ties its embeddings ({first(tied)}), and {shown(name) or 'its class'} is "
-            "not one whose tied tensors are known. Write lm_head.weight out and set "
-            "tie_word_embeddings to false in the base, or serve the adapter."
+            f"The base ties its embeddings, the adapter changes {first(touched)}, and "
+            f"{shown(name) or 'its class'} is not one whose tied tensors are known. Write "
+            "lm_head.weight out and set tie_word_embeddings to false in the base, or serve the "
+            "adapter."
         )
     found = {a: names.tensor(s) for a, s in known.ties(it.config, name).items()}
     return {alias: source for alias, source in found.items() if source}
+
+
+def _touched(adapter: Adapter) -> list[str]:
+    """Name what an adapter changes, in its own spelling."""
+    targets = [entry.target for entry in adapter.entries] + [row.target for row in adapter.rows]
+    return targets + [saved.name for saved in adapter.saved]
 
 
 def _reconfigure(
@@ -88,8 +100,9 @@ def _reconfigure(
     drafts = {n: d.source for n, d in it.drafts.items()}
     moved = {c.tensor for c in settled.claims if c.kind in ("entry", "saved") and not c.shared}
     loose = settled.copies or any({a, s} & moved for a, s in ties.items() if a in base.tensors)
-    if name and (any(c.new for c in settled.claims) or settled.copies):
+    if name:
         _config.check_head(name, drafts, adapters)
+    if name and (any(c.new for c in settled.claims) or settled.copies):
         it.config = _config.headed(it.config, name, drafts)
         it.say("MRG002", f"The model is now a {name}; config.json says so.", place="config.json")
     elif any(resizable(it, c.tensor) and c.kind == "saved" for c in settled.claims):

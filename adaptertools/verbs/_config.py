@@ -25,7 +25,6 @@ _EMBEDDINGS = frozenset(
         "tokens_embed",
     ]
 )
-_HEADED = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
 _LANGUAGE = frozenset({"CAUSAL_LM", "SEQ_2_SEQ_LM"})
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -35,7 +34,8 @@ def architecture(
 ) -> str:
     """Name the class of the merged model: the base's, or the adapter's where it brings a new head.
 
-    Raises Unsupported where an adapter has a head and nothing says which class has it.
+    An adapter whose task or auto_mapping names a class with a head that the base lacks is part of
+    that class, whether it saved the head or not: `check_head` refuses it where it did not.
     """
     now = next(iter(config.get("architectures") or ()), "")
     kind = known.model(str(config.get("model_type")))
@@ -45,7 +45,7 @@ def architecture(
             "heads", {}
         ).get(task)
         head = known.architecture(name).get("head", []) if name else []
-        if task in _HEADED and name and name != now and not set(head) <= set(base):
+        if head and name != now and not set(head) <= set(base):
             return str(name)
         # A base saved without its head: the adapter knows which model it is part of.
         if (
