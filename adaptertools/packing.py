@@ -8,7 +8,7 @@ A codec knows one packing, as arithmetic on row tiles; it sees no file. Quantise
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from adaptertools.tensorfile import TensorSpec
@@ -46,6 +46,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def bits(self) -> int:
+        """Say how many bits a code takes: 4 or 8."""
+        ...
+
+    @property
     def table(self) -> Table:
         """Give the grid."""
         ...
@@ -54,8 +59,8 @@ class Codec(Protocol):
         """Give the number that the rows of a tile must be a multiple of (but for the last tile)."""
         ...
 
-    def parts(self, name: str, shape: tuple[int, ...]) -> tuple[Part, ...]:
-        """Say what is stored for the weight `name` of this logical shape, codes first."""
+    def parts(self, name: str, shape: tuple[int, ...], dtype: str) -> tuple[Part, ...]:
+        """Say what is stored for the weight `name` of this logical shape and dtype, codes first."""
         ...
 
     def unpack(self, raw: Array, rows: int, columns: int) -> Array:
@@ -115,3 +120,24 @@ class Packed:
     parts: Mapping[str, TensorSpec]  # role -> stored tensor; CODES is the one that a merge rewrites
     dtype: str  # of the logical weight: "BF16" …
     shape: tuple[int, ...]  # of the logical weight
+
+    def logical(self) -> TensorSpec:
+        """Give the weight as if it were stored plainly; file and range are those of the codes."""
+        codes = self.parts[CODES]
+        return replace(codes, dtype=self.dtype, shape=self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repack:
+    """How the output of an edit is packed."""
+
+    codec: Codec
+    kept: bool  # on the source's own scales, which then stay as they are; else with fresh ones
+    rounding: str  # nearest, stochastic or adapter (requantise.py)
+    seed: int = 0
+
+    def describe(self) -> dict[str, object]:
+        """Say it in JSON."""
+        scales = "kept" if self.kept else "fresh"
+        said: dict[str, object] = {"to": self.codec.kind, "scales": scales}
+        return said | {"rounding": self.rounding, "seed": self.seed}

@@ -1,0 +1,137 @@
+"""One tensor that is packed, before or after: decode, change, round on its grid, pack.
+
+As tiles.py does for plain tensors, by tiles of rows; a transposed one (GPT-2's Conv1D beside the
+nn.Linear that packings store) is held whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptertools.jobs import Edit
+from adaptertools.retention import Survival
+from adaptertools.rounding import SAMPLED, Rounding
+from adaptertools.rowspace import row_space
+from adaptertools.sinks import Piece, sink_for
+from adaptertools.tiles import WIDE, Stored
+from adaptertools.unpacked import TILE, Unpacked, height
+from adaptertools.update import Opened
+
+if TYPE_CHECKING:
+    from adaptertools.update import Array
+
+
+def run_packed(
+    edit: Edit, files: Mapping[str, int], out: int, places: Mapping[str, int], nonfinite: bool,
+    progress: Callable[[int], None],
+) -> Rounding | None:  # fmt: skip
+    """Read, change, round and write one tensor that is packed before or after, or turned."""
+    import numpy as np
+
+    base = _base(edit, files)
+    with np.errstate(all="ignore"):
+        opened = [update.open(base) for update in edit.updates]
+        square = bool(opened) and not edit.turned
+        basis = row_space(edit.updates, opened, base) if square else None
+        sink = sink_for(edit, base.spread if isinstance(base, Unpacked) else None, basis, nonfinite)
+        sink.begin(out, places)
+        survival = Survival(basis)
+        every = max(base.shape[0] * base.shape[1] // SAMPLED, 1)
+        for i, piece in enumerate(_pieces(edit, base, opened)):
+            measuring = bool(opened) and i % every == 0
+            compared, count = sink.store(piece, measuring)
+            if compared is not None:
+                survival.add(compared)
+            progress(count)
+        progress(sink.finish())
+    return _rounding(edit, survival) if opened else None
+
+
+def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding:
+    """Tell from a few evenly spread tiles what an edit will do to its update; write nothing.
+
+    For edits with updates that end packed and not turned; reads the factors and those tiles (and
+    whatever else the updates look at when they are opened).
+    """
+    import numpy as np
+
+    with ExitStack() as stack, np.errstate(all="ignore"):
+        files = {name: stack.enter_context(Path(name).open("rb")).fileno() for name in edit.sources}
+        base = _base(edit, files, tile)
+        opened = [update.open(base) for update in edit.updates]
+        basis = row_space(edit.updates, opened, base)
+        sink = sink_for(edit, base.spread if isinstance(base, Unpacked) else None, basis, True)
+        every = range(0, base.shape[0], base.step)
+        survival = Survival(basis)
+        for piece in _changed(base, opened, [*every[:: -(-len(every) // tiles)]]):
+            compared, _ = sink.store(piece, True)
+            if compared is not None:
+                survival.add(compared)
+    return _rounding(edit, survival)
+
+
+def _base(edit: Edit, files: Mapping[str, int], tile: int = TILE) -> Unpacked | Stored:
+    columns = edit.source.columns
+    multiple = edit.repack.codec.step(columns) if edit.repack is not None else 1
+    if edit.packed is not None:
+        return Unpacked(edit.packed, files, tile, multiple)
+    wide = max(WIDE[edit.source.dtype], WIDE[edit.dtype], key=("F32", "F64").index)
+    step = height(multiple, columns, tile)
+    return Stored(edit.source, files[edit.source.file], wide, step)
+
+
+def _pieces(edit: Edit, base: Unpacked | Stored, opened: Sequence[Opened]) -> Iterator[Piece]:
+    """Give the changed weight, tile by tile, in the orientation of the output."""
+    pieces = _changed(base, opened)
+    return _turned(edit, base, pieces) if edit.turned else pieces
+
+
+def _changed(
+    base: Unpacked | Stored, opened: Sequence[Opened], starts: Sequence[int] | None = None
+) -> Iterator[Piece]:
+    for row, before, codes in _tiles(base, starts):
+        after = before.copy() if opened else before
+        for i, (step, _) in enumerate(opened):
+            step(after, before if i else None, row)
+        yield Piece(row, before, after, codes)
+
+
+def _tiles(
+    base: Unpacked | Stored, starts: Sequence[int] | None
+) -> Iterator[tuple[int, Array, Array | None]]:
+    if isinstance(base, Stored):
+        for row, tile in base.tiles(starts):
+            yield row, tile, None
+    else:
+        for row, codes in base.codes(starts):
+            yield row, base.codec.decode(codes, base.spread(row, len(codes))), codes
+
+
+def _turned(edit: Edit, base: Unpacked | Stored, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    import numpy as np
+
+    dtype = np.dtype(base.dtype)
+    before, after = np.empty(base.shape, dtype), np.empty(base.shape, dtype)
+    for piece in pieces:
+        part = slice(piece.row, piece.row + len(piece.after))
+        before[part], after[part] = piece.before, piece.after
+    rows, columns = base.shape[::-1]
+    multiple = edit.repack.codec.step(columns) if edit.repack is not None else 1
+    step = height(multiple, columns)
+    for row in range(0, rows, step):
+        part = slice(row, min(row + step, rows))
+        one, two = (np.ascontiguousarray(whole[:, part].T) for whole in (before, after))
+        yield Piece(row, one, two, None)
+
+
+def _rounding(edit: Edit, survival: Survival) -> Rounding:
+    count = max(survival.count, 1)
+    norm = (survival.update / survival.weight) ** 0.5 if survival.weight else 0.0
+    return Rounding(
+        tensor=edit.name, max_error=survival.worst, mean_error=survival.total / count,
+        swallowed=survival.same / count if survival.update else 0.0, update_norm=norm,
+        measured=survival.count, retention=survival.result(),
+    )  # fmt: skip

@@ -1,0 +1,146 @@
+"""Hold a packed weight against base and adapter: is the update in it, once, and nothing else?
+
+Rounding to a grid is off by steps, not by units in the last place, so single elements say little.
+Summed over the weight they do: with D the change and E = Q − T the error of what is stored, the
+slope ⟨(Q − W)P, DP⟩ / ⟨DP, DP⟩ over probes P is 1 for an unbiased rounding, 0 for a missing update,
+2 for one added twice; it scatters by ‖E‖/√n · ‖p‖ / ‖DP‖. For products P is the rows of A, which
+hold all of D, so that nothing is lost. Errors beyond two steps are faults wherever they stand.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptertools.grid import grid
+from adaptertools.jobs import Edit
+from adaptertools.packing import CODES, Packed
+from adaptertools.probe import base_rows, expected, rows_of
+from adaptertools.tensorfile import TensorSpec
+from adaptertools.unpacked import Unpacked
+from adaptertools.update.lowrank import LowRank
+
+if TYPE_CHECKING:
+    from adaptertools.update import Array
+
+PROBES = 64  # ±1 columns, where the change has no small row space
+WIDE = 2048  # columns up to which a change of any kind is written out
+LOW, HIGH = 0.25, 0.1  # clipping at the ends of the grid loses some of a large update
+
+
+def applied(edit: Edit, written: Mapping[str, TensorSpec]) -> str:
+    """Check an edit that is packed or turned; give the fault, empty where there is none.
+
+    `written` are all tensors of the output. Holds a few copies of the weight in float64.
+    """
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        before = np.concatenate([rows for _, rows in base_rows(edit)])
+        change = _change(edit, before)
+        probes = _probes(edit, before.shape[1])
+        meant = change @ probes if change is not None else _moved(edit, before, probes)
+        after, spread = _written(edit, written)
+        after = after.T if edit.turned else after
+        found = (after - before) @ probes
+        if not edit.updates or change is not None:
+            exact = before if change is None else before + change
+            if fault := _elements(edit, exact, after, spread):
+                return fault
+        nearest = edit.repack is not None and edit.repack.rounding == "nearest"
+        if not edit.updates or (nearest and edit.packed is not None):
+            return ""  # every element was held against its neighbours; nearest may lose the rest
+        return _slope(found, meant, probes, before.size)
+
+
+def _moved(edit: Edit, before: Array, x: Array) -> Array:
+    moved: Array = expected(edit)(0, before, x) - before @ x
+    return moved
+
+
+def _change(edit: Edit, before: Array) -> Array | None:
+    """Write the change out in float64; None where that would take too long."""
+    import numpy as np
+
+    if not edit.updates:
+        return None
+    products = [update for update in edit.updates if isinstance(update, LowRank)]
+    if len(products) == len(edit.updates):
+        return sum(p.scale * (p.up.read("float64") @ p.down.read("float64")) for p in products)  # type: ignore[return-value]
+    columns = before.shape[1]
+    return _moved(edit, before, np.eye(columns)) if columns <= WIDE else None
+
+
+def _probes(edit: Edit, columns: int) -> Array:
+    import numpy as np
+
+    products = [update for update in edit.updates if isinstance(update, LowRank)]
+    if products and len(products) == len(edit.updates):
+        down = np.concatenate([product.down.read("float64") for product in products])
+        probes: Array = np.linalg.qr(down.T)[0]
+        return probes
+    seed = zlib.crc32(edit.name.encode())
+    return np.random.default_rng(seed).choice([-1.0, 1.0], (columns, PROBES))
+
+
+def _written(edit: Edit, written: Mapping[str, TensorSpec]) -> tuple[Array, Array | None]:
+    """Read what was stored, decoded to float64, and the scale of every element."""
+    import numpy as np
+
+    if edit.repack is None:
+        rows = [part for _, part in rows_of(written[edit.name])]
+        return np.concatenate(rows), None
+    parts = {part.role: written[part.name] for part in edit.outputs}
+    if edit.repack.kept and edit.packed is not None:
+        parts = {role: written[spec.name] for role, spec in edit.packed.parts.items()}
+        parts[CODES] = written[edit.name]
+    packed = Packed(codec=edit.repack.codec, parts=parts, dtype=edit.dtype, shape=edit.shape)
+    with ExitStack() as stack:
+        files = {
+            file: stack.enter_context(Path(file).open("rb")).fileno()
+            for file in {spec.file for spec in parts.values()}
+        }
+        weight = Unpacked(packed, files)
+        values = np.concatenate([rows for _, rows in weight.tiles()]).astype(np.float64)
+        spread = np.broadcast_to(weight.spread(0, weight.shape[0]), weight.shape)
+        return values, spread.astype(np.float64).T if edit.turned else spread.astype(np.float64)
+
+
+def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> str:
+    """Hold every element against what was meant; `exact` is in float64."""
+    import numpy as np
+
+    off = np.abs(after - exact)
+    slack = np.abs(exact) * 2**-7  # the logical dtype is 16 bits, and rounded to first
+    if edit.repack is None or spread is None:
+        return "" if (off <= slack).all() else "It is not base plus update, rounded."
+    table = grid(edit.repack.codec.table)
+    gaps = np.diff(table.values.astype(np.float64))
+    steps = gaps.max() * np.abs(spread)
+    past = np.maximum(np.abs(exact) - max(-table.low, table.high) * np.abs(spread), 0)
+    beyond = past > 0
+    if edit.repack.rounding == "nearest":
+        # Scales that are packed themselves are off by a hundredth or so.
+        wrong = off > steps * 0.51 + slack + np.abs(exact) * 0.02
+    else:
+        # Feedback makes up in other columns for what is cut off at the ends of the grid.
+        wrong = off > 2 * steps + past.sum(axis=1, keepdims=True)
+    count = int((wrong & ~beyond).sum())
+    return f"{count} elements are further off than rounding can be." if count else ""
+
+
+def _slope(found: Array, meant: Array, probes: Array, size: int) -> str:
+    import numpy as np
+
+    energy = float((meant**2).sum())
+    if not energy:
+        return "" if not found.any() else "The update is zero, and the weight changed."
+    slope = float((found * meant).sum()) / energy
+    each = float(np.sqrt(((found - meant) ** 2).sum() / max(found.size, 1)))  # of one E·p
+    scatter = 6 * each / energy**0.5
+    if not -LOW - scatter < slope - 1 < HIGH + scatter:
+        return f"{slope:.3g} of the update is in the weight, 1 was expected."
+    return ""

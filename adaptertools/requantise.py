@@ -1,0 +1,116 @@
+"""Round a changed weight back to its grid so that the change survives.
+
+A weight that comes from a grid lies exactly on it: nearest takes every change back that is smaller
+than half a step. Stochastic rounding keeps it in the mean. Feedback also keeps the noise out of the
+directions that the adapter reads: with u_j = √mu · V_j (V the adapter's row space, orthonormal),
+the error E = Q − T minimises ‖E‖² + ‖E Uᵀ‖² column by column, as GPTQ (arXiv:2210.17323) does for
+the Hessian I + mu·VVᵀ. Columns are rounded in groups; what a group's errors sum to in that space,
+c = Σ E_j u_j, moves the targets of the columns to come: t_j = T_j − c·M·u_j, with
+M = (I + Σ_{i ≥ group's first} u_i u_iᵀ)⁻¹.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from adaptertools.grid import Grid
+
+if TYPE_CHECKING:
+    from adaptertools.update import Array
+
+MU = 10.0  # weight of the adapter's directions against all others
+_TINY = 1e-38  # scales below have no finite inverse in float32
+GROUPS = (8, 64)  # columns that are rounded together: a 64th of them, within these bounds
+
+
+class Dice:
+    """Random bits for every element of a tensor, the same however it is cut into tiles."""
+
+    def __init__(self, tensor: str, seed: int, columns: int) -> None:
+        """Take the tensor's name and the user's seed."""
+        digest = hashlib.sha256(f"{seed}\0{tensor}".encode()).digest()
+        self.key = int.from_bytes(digest[:16], "little")
+        self.columns = columns
+        self.blocks = -(-columns // 16)  # Philox gives 16 × 16 bits for each count
+
+    def roll(self, row: int, rows: int) -> Array:
+        """Give uint16 (rows, columns) for these rows."""
+        import numpy as np
+
+        dice = np.random.Philox(key=self.key, counter=[row * self.blocks, 0, 0, 0])
+        bits = dice.random_raw(rows * self.blocks * 4).view(np.uint16)
+        found: Array = bits.reshape(rows, -1)[:, : self.columns]
+        return found
+
+
+class Feedback:
+    """What an error in one group of columns moves in the columns to come."""
+
+    def __init__(self, basis: Array, mu: float = MU, group: int = 0) -> None:
+        """Take the row space: (columns, rank), orthonormal columns."""
+        import numpy as np
+
+        u = np.sqrt(mu) * basis.astype(np.float64)
+        rank = u.shape[1]
+        group = group or min(max(len(u) // 64, GROUPS[0]), GROUPS[1])
+        firsts = range(0, len(u), group)
+        inverse = np.eye(rank)
+        self.groups: list[tuple[slice, Array, Array]] = []
+        for first in reversed(firsts):
+            columns = slice(first, min(first + group, len(u)))
+            inverse = inverse + u[columns].T @ u[columns]
+            back = np.linalg.solve(inverse, u[columns].T)  # M·u_j, (rank, group)
+            self.groups.append((columns, back.astype(np.float32), u[columns].astype(np.float32)))
+        self.groups.reverse()
+        self.rank = rank
+
+
+def inverted(spread: Array, shape: tuple[int, ...]) -> Array:
+    """Give 1 / scale for every element, float32; 0 where a scale is too small to hold anything."""
+    import numpy as np
+
+    scale = np.broadcast_to(spread, shape)
+    inverse: Array = np.divide(1, scale, out=np.zeros(shape, np.float32), where=scale > _TINY)
+    return inverse
+
+
+class Rounder:
+    """Rounds the tiles of one tensor to the ranks of a grid."""
+
+    def __init__(
+        self, grid: Grid, rounding: str, dice: Dice | None, feedback: Feedback | None
+    ) -> None:
+        """Take the grid, `nearest`, `stochastic` or `adapter`, and what the last two need."""
+        self.grid, self.rounding, self.dice, self.feedback = grid, rounding, dice, feedback
+
+    def ranks(self, start: Array, moved: Array, spread: Array, row: int) -> Array:
+        """Round start · spread + moved to ranks, uint8 (rows, columns).
+
+        `start` is float32, before the scale: the values on the grid that the tile had, or zeros;
+        `moved` is the change in units of the weight, `spread` the scale of every element. Where
+        `start` lies on the grid and nothing moves, nothing moves.
+        """
+        import numpy as np
+
+        scale, inverse = np.broadcast_to(spread, moved.shape), inverted(spread, moved.shape)
+        if self.rounding == "nearest" or self.dice is None:
+            return self.grid.nearest(start + moved * inverse)
+        bits = self.dice.roll(row, len(moved))
+        if self.feedback is None:
+            return self.grid.stochastic(start + moved * inverse, bits)
+        ranks = np.empty(moved.shape, np.uint8)
+        carried = np.zeros((len(moved), self.feedback.rank), np.float32)
+        for columns, back, u in self.feedback.groups:
+            change = moved[:, columns]
+            wanted = change - carried @ back
+            wanted *= inverse[:, columns]
+            wanted += start[:, columns]
+            found = self.grid.stochastic(wanted, bits[:, columns])
+            error = self.grid.values.take(found)
+            error -= start[:, columns]
+            error *= scale[:, columns]
+            error -= change
+            carried += error @ u
+            ranks[:, columns] = found
+        return ranks
