@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from adaptertools.verbs.merge import merge
     from adaptertools.verbs.open import open_adapter as open
     from adaptertools.verbs.plan import plan
+    from adaptertools.verbs.smoke import smoke
     from adaptertools.verbs.verify import verify
 
 __version__ = VERSION
@@ -51,12 +52,13 @@ _NAMES = {
     "merge": ("verbs.merge", "merge"),
     "open": ("verbs.open", "open_adapter"),
     "plan": ("verbs.plan", "plan"),
+    "smoke": ("verbs.smoke", "smoke"),
     "verify": ("verbs.verify", "verify"),
 }
 
 __all__ = [
     "Adapter", "Finding", "MergePlan", "Report", "__version__", "demo", "errors", "merge", "open",
-    "plan", "verify",
+    "plan", "smoke", "verify",
 ]  # fmt: skip
 
 

@@ -39,12 +39,10 @@ def read(folder: Path, ref: str) -> Checkpoint:
     """Read a base's config and headers.
 
     Raises NotFound where there are no safetensors, Unreadable where a header or the index is
-    damaged or they disagree, Unsafe where the index leaves its folder, Unsupported for pickles and
-    quantised bases.
+    damaged or they disagree, Unsafe where the index leaves its folder, Unsupported for pickles.
     """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     _check_kinds(config, folder)
-    _check_quantised(config, folder)
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
         shards = _indexed(folder, index)
@@ -87,7 +85,9 @@ def _missing(folder: Path) -> Exception:
 
 
 def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
-    for key, kind in (("architectures", list), ("id2label", dict), ("model_type", str)):
+    kinds = (("architectures", list), ("id2label", dict), ("model_type", str),
+             ("quantization_config", dict))  # fmt: skip
+    for key, kind in kinds:
         value = config.get(key)
         odd = isinstance(value, list) and not all(isinstance(item, str) for item in value)
         if value is not None and (odd or not isinstance(value, kind)):
@@ -95,16 +95,6 @@ def _check_kinds(config: Mapping[str, Any], folder: Path) -> None:
                 f"{shown(folder / 'config.json')}: {key} is {shown(value)}, and "
                 f"{'names' if kind is list else kind.__name__} were expected."
             )
-
-
-def _check_quantised(config: Mapping[str, Any], folder: Path) -> None:
-    quantised = config.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else "?"
-        raise Unsupported(
-            f"{shown(folder)} is quantised ({shown(method)}). Adding to packed codes would destroy "
-            "it, and merging into quantised bases comes later. Pass the 16-bit model as --base."
-        )
 
 
 def _indexed(folder: Path, index: Mapping[str, Any]) -> dict[str, Header]:

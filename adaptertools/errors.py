@@ -59,13 +59,13 @@ class HubError(AdapterToolsError, OSError):
     """The Hub could not be reached or did not allow it."""
 
 
-def shown(name: object) -> str:
+def shown(name: object, limit: int = 200) -> str:
     """Escape a name from a stranger's file so that it can be printed on one line."""
     text = str(name)
     safe = text
     if not text.isprintable():
         safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return safe if len(safe) <= 200 else safe[:197] + "..."
+    return safe if len(safe) <= limit else safe[: limit - 3] + "..."
 
 
 def first(names: Iterable[object], count: int = 5) -> str:

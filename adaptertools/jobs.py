@@ -14,7 +14,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from adaptertools.report import Finding
+from adaptertools.packing import CODES, Packed, Part, Repack
+from adaptertools.report import Finding, plain
+from adaptertools.rounding import Rounding
 from adaptertools.tensorfile import BITS, TensorSpec
 from adaptertools.update import Update
 
@@ -23,7 +25,8 @@ from adaptertools.update import Update
 class Edit:
     """One output tensor: where its base values come from, and what changes them.
 
-    Without updates and with the source's dtype the bytes are copied untouched.
+    Without updates and with the source's dtype and packing the bytes are copied untouched. A packed
+    source or output is one logical weight here, `source` its logical spec, `dtype` the logical one.
     """
 
     name: str
@@ -32,21 +35,45 @@ class Edit:
     updates: tuple[Update, ...] = ()
     why: str = ""  # for a tensor that is not the base's own: "saved in A", "tied copy of B"
     parts: tuple[str, ...] = ()  # the adapter tensors it consumes
+    packed: Packed | None = None  # how the source is packed
+    repack: Repack | None = None  # how the output is packed
+    turned: bool = False  # the output is the source's transpose: Conv1D beside nn.Linear
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape, which is the source's."""
-        return self.source.shape
+        """Its logical shape, which is the source's, or its transpose."""
+        return self.source.shape[::-1] if self.turned else self.source.shape
+
+    @property
+    def outputs(self) -> tuple[Part, ...]:
+        """The tensors that it writes; with kept scales only the codes."""
+        if self.repack is None:
+            return (Part(CODES, self.name, self.dtype, self.shape),)
+        if self.repack.kept and self.packed is not None:
+            codes = self.packed.parts[CODES]
+            return (Part(CODES, self.name, codes.dtype, codes.shape),)
+        return self.repack.codec.parts(self.name, self.shape, self.dtype)
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The files that hold its base tensors."""
+        parts = self.packed.parts.values() if self.packed is not None else ()
+        return frozenset({self.source.file, *(spec.file for spec in parts)})
 
     @property
     def nbytes(self) -> int:
         """Its size in the output."""
-        return prod(self.shape) * BITS[self.dtype] // 8
+        return sum(prod(out.shape) * BITS[out.dtype] // 8 for out in self.outputs)
+
+    @property
+    def plain(self) -> bool:
+        """Whether neither its source nor its output is packed or turned."""
+        return self.packed is None and self.repack is None and not self.turned
 
     @property
     def copied(self) -> bool:
         """Whether its bytes are the source's."""
-        return not self.updates and self.dtype == self.source.dtype
+        return not self.updates and self.plain and self.dtype == self.source.dtype
 
     def describe(self) -> dict[str, Any]:
         """Say it in JSON."""
@@ -58,7 +85,14 @@ class Edit:
             "why": self.why,
             "updates": [dict(update.describe()) for update in self.updates],
             "parts": list(self.parts),
+            **self._packing(),
         }
+
+    def _packing(self) -> dict[str, Any]:
+        if self.plain:
+            return {}
+        said = {"from": self.packed.codec.kind if self.packed else "plain", "to": "plain"}
+        return {"packing": said | (self.repack.describe() if self.repack else {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +102,16 @@ class ShardJob:
     file: str
     header: bytes
     edits: tuple[Edit, ...]
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where each tensor begins in the file."""
+        entries = json.loads(self.header[8:])
+        return {
+            name: len(self.header) + entry["data_offsets"][0]
+            for name, entry in entries.items()
+            if name != "__metadata__"
+        }
 
     @property
     def nbytes(self) -> int:
@@ -114,6 +158,7 @@ class MergePlan:
     jobs: tuple[ShardJob, ...]
     files: tuple[FileJob, ...]
     findings: tuple[Finding, ...]
+    foreseen: tuple[Rounding, ...] = ()  # what packing will do to updates, from a few rows
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +173,9 @@ class MergePlan:
     def as_json(self) -> dict[str, Any]:
         """Give what schemas/plan.schema.json describes."""
         body = self._body()
-        return {"out": self.out, **body, "digest": _digest(body)}
+        # Measured, so not in the digest: the last digit may differ from machine to machine.
+        foreseen = [plain(asdict(rounding)) for rounding in self.foreseen]
+        return {"out": self.out, **body, "foreseen": foreseen, "digest": _digest(body)}
 
     @property
     def digest(self) -> str:

@@ -50,8 +50,10 @@ def run_packed(
     return _rounding(edit, survival) if opened else None
 
 
-def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding:
+def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding | None:
     """Tell from a few evenly spread tiles what an edit will do to its update; write nothing.
+
+    None where the update is not finite, which the run refuses.
 
     For edits with updates that end packed and not turned; reads the factors and those tiles (and
     whatever else the updates look at when they are opened).
@@ -67,6 +69,8 @@ def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding:
         every = range(0, base.shape[0], base.step)
         survival = Survival(basis)
         for piece in _changed(base, opened, [*every[:: -(-len(every) // tiles)]]):
+            if not np.isfinite(piece.after).all():
+                return None
             compared, _ = sink.store(piece, True)
             if compared is not None:
                 survival.add(compared)

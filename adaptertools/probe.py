@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
 from adaptertools.tensorfile import TensorSpec, dtype_of
+from adaptertools.unpacked import decoded
 from adaptertools.update import Update
 from adaptertools.update.dora import Dora
 from adaptertools.update.lowrank import LowRank
@@ -47,10 +48,8 @@ def applied(edit: Edit, written: TensorSpec, nonfinite: bool = False) -> str:
     unit *= 1 + sum(isinstance(update, Truncate) for update in edit.updates)
     off, size, slope, weight, noise = [], [], 0.0, 0.0, 0.0
     with np.errstate(all="ignore"):
-        value: Value = lambda row, before, x: before @ x  # noqa: E731
-        for update in edit.updates:
-            value = _after(update, value, edit)
-        for row, before, after in _pairs(edit.source, written):
+        value = expected(edit)
+        for row, before, after in _pairs(edit, written):
             wanted = value(row, before, x) - before @ x
             found = after @ x - before @ x
             bound = np.sqrt(np.einsum("ij,ij->i", after, after)) * unit
@@ -83,33 +82,55 @@ def _verdict(off: Array, size: Array, slope: float, weight: float, noise: float)
     return ""
 
 
-def converted(source: TensorSpec, written: TensorSpec) -> str:
-    """Check a tensor that was only rounded to another dtype."""
+def converted(edit: Edit, written: TensorSpec) -> str:
+    """Check a tensor that was only decoded, or rounded to another dtype."""
     import numpy as np
 
     unit, least = _ROUNDOFF[written.dtype]
-    for _, before, after in _pairs(source, written):
+    for _, before, after in _pairs(edit, written):
         wrong = ~(np.abs(after - before) <= np.abs(before) * unit * (1 + 1e-9) + least)
         if bool((wrong & np.isfinite(before)).any()):
             return f"It is not the source rounded to {written.dtype}."
     return ""
 
 
-def _pairs(source: TensorSpec, written: TensorSpec) -> Iterator[tuple[int, Array, Array]]:
-    for (row, before), (_, after) in zip(_rows(source), _rows(written), strict=True):
-        yield row, before, after
+def _pairs(edit: Edit, written: TensorSpec) -> Iterator[tuple[int, Array, Array]]:
+    for row, before in base_rows(edit):
+        yield row, before, part_of(written, row, len(before))
 
 
-def _rows(spec: TensorSpec) -> Iterator[tuple[int, Array]]:
+def part_of(spec: TensorSpec, row: int, count: int) -> Array:
+    """Read some rows in float64."""
     import numpy as np
 
     dtype, columns = dtype_of(spec.dtype), max(spec.columns, 1)
-    step = max(ROWS // columns, 1)
+    offset = spec.start + row * columns * dtype.itemsize
+    flat = np.fromfile(spec.file, dtype, count * columns, offset=offset)
+    return flat.reshape(-1, columns).astype(np.float64)
+
+
+def rows_of(spec: TensorSpec) -> Iterator[tuple[int, Array]]:
+    """Give the rows of a plain tensor in float64, some at a time."""
+    step = max(ROWS // max(spec.columns, 1), 1)
     for row in range(0, spec.rows, step):
-        count = min(step, spec.rows - row) * columns
-        offset = spec.start + row * columns * dtype.itemsize
-        flat = np.fromfile(spec.file, dtype, count, offset=offset)
-        yield row, flat.reshape(-1, columns).astype(np.float64)
+        yield row, part_of(spec, row, min(step, spec.rows - row))
+
+
+def base_rows(edit: Edit) -> Iterator[tuple[int, Array]]:
+    """Give the rows of an edit's source in float64, decoded where it is packed."""
+    if edit.packed is None:
+        yield from rows_of(edit.source)
+    else:
+        for row, rows in decoded(edit.packed):
+            yield row, rows.astype("float64")
+
+
+def expected(edit: Edit) -> Value:
+    """Give the function that tells rows of W'·x from rows of W and x, all in float64."""
+    value: Value = lambda row, before, x: before @ x  # noqa: E731
+    for update in edit.updates:
+        value = _after(update, value, edit)
+    return value
 
 
 # Rows of W·x for the weight as it is after some updates: (first row, rows of the base, x) -> rows.
@@ -163,7 +184,7 @@ def _column_factors(update: Dora, edit: Edit, up: Array, down: Array, magnitude:
     import numpy as np
 
     scale, square, cross = update.low.scale, np.zeros(down.shape[1]), np.zeros_like(down)
-    for row, before in _rows(edit.source):
+    for row, before in base_rows(edit):
         square += (before**2).sum(0)
         cross += up[row : row + len(before)].T @ before
     square += 2 * scale * (cross * down).sum(0) + scale**2 * ((up.T @ up @ down) * down).sum(0)
@@ -211,7 +232,7 @@ def _(update: Truncate, inner: Value, edit: Edit) -> Value:
     import numpy as np
 
     # The components that go are those of the smallest eigenvalues of WᵀW (or WWᵀ): W·V·Vᵀ.
-    whole: Array = np.concatenate([before for _, before in _rows(edit.source)])
+    whole: Array = np.concatenate([before for _, before in base_rows(edit)])
     if not np.isfinite(whole).all():
         left, right = whole[:, :1] * np.nan, whole[:1] * np.nan
     elif whole.shape[0] >= whole.shape[1]:

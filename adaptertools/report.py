@@ -19,6 +19,11 @@ class Finding:
     place: str
     text: str
     hint: str = ""
+    file: str = ""  # relative to the folder that it is about
+    line: int = 0  # from 1; 0 where the file has no lines or the place is not known
+    column: int = 0
+    pointer: str = ""  # RFC 6901, into a JSON file
+    tensor: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adaptertools.errors import Unsupported, shown
-from adaptertools.jobs import Edit
+from adaptertools.retention import Retention
 from adaptertools.update import Opened
 
 if TYPE_CHECKING:
+    from adaptertools.jobs import Edit
     from adaptertools.update import Array
 
 SAMPLED = 1 << 20  # elements that are measured at least; of larger tensors, evenly spread tiles
@@ -30,6 +31,13 @@ class Rounding:
     swallowed: float  # share of elements that the rounding left as they were
     update_norm: float  # ‖update‖ / ‖weight‖
     measured: int  # elements that this was measured on, spread evenly
+    retention: Retention | None = None  # of a tensor that is packed, before or after
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Rounding:
+        """Read what `dataclasses.asdict` wrote; raise TypeError where it is something else."""
+        retention = said.get("retention")
+        return cls(**{**said, "retention": Retention(**retention) if retention else None})
 
 
 def narrow(tile: Array, out: Array) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from adaptertools.jobs import Edit, ShardJob
+from adaptertools.jobs import ShardJob
+from adaptertools.packed_tiles import run_packed
 from adaptertools.rounding import Rounding
 from adaptertools.tiles import run_edit
 
@@ -53,14 +54,14 @@ class Shard:
         """Queue the copies of untouched bytes, then the edits, in the order of the file."""
         os.ftruncate(self.out, self.job.nbytes)
         os.pwrite(self.out, self.job.header, 0)
-        names = sorted({edit.source.file for edit in self.job.edits})
+        names = sorted({name for edit in self.job.edits for name in edit.sources})
         files = {name: self._open(name, os.O_RDONLY) for name in names}
-        copies, edits = _split(self.job)
-        for file, start, to, length in copies:
+        places = self.job.places
+        for file, start, to, length in _runs(self.job, places):
             self.work.append(pool.submit(_copy, files[file], self.out, start, to, length, progress))
-        for edit, at in edits:
-            source = files[edit.source.file]
-            self.work.append(pool.submit(run_edit, edit, source, self.out, at, nonfinite, progress))
+        for edit in (edit for edit in self.job.edits if not edit.copied):
+            run = run_edit if edit.plain else run_packed
+            self.work.append(pool.submit(run, edit, files, self.out, places, nonfinite, progress))
 
     def finish(self) -> list[Rounding]:
         """Wait for all of it; give how exact each edit came out, or raise what went wrong."""
@@ -156,7 +157,7 @@ def finished(job: ShardJob, folder: Path) -> list[Rounding] | None:
     if not file.is_file() or not _note(file).is_file():
         return None
     try:
-        return [Rounding(**item) for item in json.loads(_note(file).read_text("utf-8"))]
+        return [Rounding.of(item) for item in json.loads(_note(file).read_text("utf-8"))]
     except (ValueError, TypeError):  # a note that a crash of the machine cut short
         return None
 
@@ -165,27 +166,18 @@ def _note(file: Path) -> Path:
     return file.parent / STATE / (file.name + ".json")
 
 
-def _split(job: ShardJob) -> tuple[list[tuple[str, int, int, int]], list[tuple[Edit, int]]]:
-    """Give the byte runs to copy (file, from, to, length), joined where they touch, and edits."""
+def _runs(job: ShardJob, places: Mapping[str, int]) -> list[tuple[str, int, int, int]]:
+    """Give the byte runs to copy (file, from, to, length), joined where they touch."""
     runs: list[tuple[str, int, int, int]] = []
-    edits: list[tuple[Edit, int]] = []
-    at = len(job.header)
-    for edit in job.edits:
-        if not edit.copied:
-            edits.append((edit, at))
-        elif edit.nbytes:
-            source = edit.source
-            if runs and runs[-1] == (
-                source.file,
-                source.start - runs[-1][3],
-                at - runs[-1][3],
-                runs[-1][3],
-            ):
-                runs[-1] = (*runs[-1][:3], runs[-1][3] + edit.nbytes)
-            else:
-                runs.append((source.file, source.start, at, edit.nbytes))
-        at += edit.nbytes
-    return runs, edits
+    copied = [edit for edit in job.edits if edit.copied and edit.nbytes]
+    for edit in sorted(copied, key=lambda edit: places[edit.name]):
+        source, at = edit.source, places[edit.name]
+        file, start, to, length = runs[-1] if runs else ("", 0, 0, 0)
+        if (file, start + length, to + length) == (source.file, source.start, at):
+            runs[-1] = (file, start, to, length + edit.nbytes)
+        else:
+            runs.append((source.file, source.start, at, edit.nbytes))
+    return runs
 
 
 def _copy(source: int, out: int, start: int, to: int, length: int, progress: Progress) -> None:

@@ -35,10 +35,10 @@ BITS: Mapping[str, int] = {
 
 _ENTRY = {"dtype", "shape", "data_offsets"}
 
-# The dtypes that arithmetic understands, and how numpy spells them.
-FLOATS: Mapping[str, str] = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"
-}  # fmt: skip
+# How numpy spells the dtypes of arithmetic, and those of packed weights.
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_OTHERS = {"U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64", "F8_E4M3": "float8_e4m3fn",
+           "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,6 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
 
 
 def _counts(value: Any) -> bool:
-    # type() and not isinstance: True is an int.
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
@@ -189,11 +188,12 @@ def encode_header(
 
 
 def dtype_of(code: str) -> np.dtype[Any]:
-    """Give numpy's dtype for a header's float dtype."""
+    """Give numpy's dtype for a header's dtype of whole bytes."""
     import ml_dtypes
     import numpy as np
 
-    return np.dtype(ml_dtypes.bfloat16) if code == "BF16" else np.dtype(FLOATS[code])
+    name = FLOATS.get(code) or _OTHERS[code]
+    return np.dtype(getattr(ml_dtypes, name) if hasattr(ml_dtypes, name) else name)
 
 
 def raw_bytes(array: NDArray[Any]) -> memoryview:
@@ -212,7 +212,7 @@ def read_into(file: int, array: NDArray[Any], offset: int) -> None:
 
 
 def read(spec: TensorSpec) -> NDArray[Any]:
-    """Read one float tensor whole, in its stored dtype and shape."""
+    """Read one tensor whole, in its stored dtype and shape."""
     import numpy as np
 
     array = np.empty(spec.shape, dtype_of(spec.dtype))

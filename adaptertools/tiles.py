@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
@@ -38,53 +38,63 @@ class _Space(threading.local):
 
 
 _space = _Space()
-_WIDE = {"F32": "F64", "F64": "F64", "F16": "F32", "BF16": "F32"}
+WIDE = {  # the dtype of the arithmetic for each stored dtype
+    "F32": "F64",
+    "F64": "F64",
+    "F16": "F32",
+    "BF16": "F32",
+}
 
 
-class _Stored:
+class Stored:
     """A stored weight as tiles; the `Base` that updates see."""
 
-    def __init__(self, spec: TensorSpec, file: int, wide: str) -> None:
+    def __init__(self, spec: TensorSpec, file: int, wide: str, step: int = 0) -> None:
+        """Take where it lies, the dtype of the arithmetic, and the rows of a tile if it matters."""
         self.spec, self.file, self.wide = spec, file, wide
         self.dtype = FLOATS[wide]
         self.shape = (spec.rows, spec.columns)
-        self.step = max(TILE // max(spec.columns, 1), 1)  # rows of a tile
+        self.step = step or max(TILE // max(spec.columns, 1), 1)  # rows of a tile
 
-    def tiles(self) -> Iterator[tuple[int, Array]]:
-        for row, raw in self.read("scan"):
+    def tiles(self, starts: Sequence[int] | None = None) -> Iterator[tuple[int, Array]]:
+        """Give the widened rows, tile by tile; each is overwritten by the next."""
+        for row, raw in self.read("scan", starts):
             tile = _space.take("scan", self.wide, *raw.shape)
             tile[...] = raw
             yield row, tile
 
     def stored(self, values: Array) -> Array:
+        """Round values as storing them would."""
         return values.astype(dtype_of(self.spec.dtype))
 
-    def read(self, role: str) -> Iterator[tuple[int, Array]]:
+    def read(self, role: str, starts: Sequence[int] | None = None) -> Iterator[tuple[int, Array]]:
         """Give the stored rows, tile by tile; each is overwritten by the next."""
         rows, columns = self.shape
         itemsize = dtype_of(self.spec.dtype).itemsize
-        for row in range(0, rows, self.step):
+        for row in range(0, rows, self.step) if starts is None else starts:
             raw = _space.take(role + " raw", self.spec.dtype, min(self.step, rows - row), columns)
             read_into(self.file, raw, self.spec.start + row * columns * itemsize)
             yield row, raw
 
 
 def run_edit(
-    edit: Edit, source: int, out: int, at: int, nonfinite: bool, progress: Callable[[int], None]
-) -> Rounding | None:
-    """Read, change, round and write one tensor."""
+    edit: Edit, files: Mapping[str, int], out: int, places: Mapping[str, int], nonfinite: bool,
+    progress: Callable[[int], None],
+) -> Rounding | None:  # fmt: skip
+    """Read, change, round and write one tensor; `files` are open, `places` are in the output."""
     import numpy as np
 
+    source, at = files[edit.source.file], places[edit.name]
     # Twice the stored precision, so that the sum is exact enough for the one rounding to be right.
-    wide = max(_WIDE[edit.source.dtype], _WIDE[edit.dtype], key=("F32", "F64").index)
-    base = _Stored(edit.source, source, wide)
+    wide = max(WIDE[edit.source.dtype], WIDE[edit.dtype], key=("F32", "F64").index)
+    base = Stored(edit.source, source, wide)
     with np.errstate(all="ignore"):
         opened = [update.open(base) for update in edit.updates]
         tally = Tally(edit, opened)
         for row, raw in base.read("edit"):
             rounded = _space.take("out", edit.dtype, *raw.shape)
             _tile(raw, rounded, row, wide, opened, tally, nonfinite)
-            _write(out, rounded, at + row * raw.shape[1] * rounded.itemsize)
+            write(out, rounded, at + row * raw.shape[1] * rounded.itemsize)
             progress(rounded.nbytes)
         return tally.result()
 
@@ -112,7 +122,8 @@ def _tile(
     tally.tiles += 1
 
 
-def _write(out: int, array: Array, offset: int) -> None:
+def write(out: int, array: Array, offset: int) -> None:
+    """Write the bytes of a contiguous array at an offset of an open file."""
     view, done = raw_bytes(array), 0
     while done < len(view):
         done += os.pwrite(out, view[done:], offset + done)

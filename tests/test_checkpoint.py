@@ -140,16 +140,6 @@ def test_empty_folder_and_another(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("quantised", "method"),
-    [({"quant_method": "bitsandbytes"}, "bitsandbytes"), ({"bits": 4}, r"\?"), (["odd"], r"\?")],
-)
-def test_quantised(quantised: Any, method: str, tmp_path: Path) -> None:
-    folder = handmade.base(tmp_path / "base", quantization_config=quantised)
-    with pytest.raises(Unsupported, match=rf"is quantised \({method}\).*16-bit"):
-        read(folder)
-
-
 def test_an_empty_quantisation_is_none(tmp_path: Path) -> None:
     assert read(handmade.base(tmp_path / "base", quantization_config={})).tensors
 

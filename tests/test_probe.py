@@ -32,6 +32,11 @@ def edit(folder: Path, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -
     return at.plan(adapter, base=base, out=folder / "out").edits[0]
 
 
+def rounded(source: TensorSpec) -> Edit:
+    """Plan a change of dtype alone."""
+    return Edit(name=source.name, dtype="BF16", source=source)
+
+
 def judge(folder: Path, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> str:
     """Let the probe judge W + B·A, exact but for the one rounding."""
     exact = weight.double() + b.double() @ a.double()
@@ -163,10 +168,10 @@ def test_a_conversion_is_checked_element_by_element(narrow: torch.dtype, tmp_pat
     tensor[0, 0] = torch.nan
     source = stored(tmp_path / "source.safetensors", tensor)
     right = tensor.to(narrow)
-    assert probe.converted(source, stored(tmp_path / "right.safetensors", right)) == ""
+    assert probe.converted(rounded(source), stored(tmp_path / "right.safetensors", right)) == ""
     right[9, 3] = torch.nextafter(right[9, 3], torch.tensor(torch.inf, dtype=narrow))
     right[9, 3] = torch.nextafter(right[9, 3], torch.tensor(torch.inf, dtype=narrow))
-    assert probe.converted(source, stored(tmp_path / "wrong.safetensors", right))
+    assert probe.converted(rounded(source), stored(tmp_path / "wrong.safetensors", right))
 
 
 def test_a_conversion_that_makes_a_nan_is_a_fault(tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_a_conversion_that_makes_a_nan_is_a_fault(tmp_path: Path) -> None:
     source = stored(tmp_path / "source.safetensors", tensor)
     wrong = tensor.bfloat16()
     wrong[3, 3] = torch.nan
-    assert probe.converted(source, stored(tmp_path / "wrong.safetensors", wrong))
+    assert probe.converted(rounded(source), stored(tmp_path / "wrong.safetensors", wrong))
 
 
 def test_an_update_that_the_probe_does_not_know_is_no_pass(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "Make, train, merge, verify and ask a tiny model, offline, in under a minute.",
     "inspect": "Say what an adapter is, from its config and header.",
     "merge": "Merge ADAPTERS into their base model, shard by shard.",
+    "smoke": "Run a model or an adapter, and show whom a merged model follows.",
     "verify": "Check a merged model against the base and adapters of its receipt.",
 }
 

@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from adaptertools.adapter import Adapter
+from adaptertools.cli._retention import table
 from adaptertools.errors import first, shown
 from adaptertools.jobs import MergePlan
 from adaptertools.report import Finding, Report
+from adaptertools.rounding import Rounding
 
 
 def show(value: object, as_json: bool = False, quiet: bool = False) -> None:
@@ -82,6 +84,8 @@ def _(value: MergePlan) -> list[str]:
         )
         text += [f"    {shown(e.name)}  {_how(e.describe())}" for e in changed[:3]]
         text += [f"    … and {len(changed) - 3} more"] if len(changed) > 3 else []
+    if foreseen := table(value.foreseen):
+        text += ["", "What packing will do to the update, from a few rows:", *foreseen]
     text += ["", f"  files     {first((f.name for f in value.files), 20)}"]
     return [*text, *findings(value.findings), f"  plan      {value.digest[:16]}"]
 
@@ -99,7 +103,7 @@ def _how(edit: dict[str, Any]) -> str:
 def findings(said: tuple[Finding, ...]) -> list[str]:
     """Write findings, a line each."""
     return [
-        f"  {f.level:<8}  {f.code} {shown(f.place) + ': ' if f.place else ''}{shown(f.text)}"
+        f"  {f.level:<8}  {f.code} {shown(f.place) + ': ' if f.place else ''}{shown(f.text, 1000)}"
         for f in said
     ]
 
@@ -119,6 +123,7 @@ def _merged(facts: dict[str, Any]) -> list[str]:
                      f"{norm['max']:.2%} at most")  # fmt: skip
         text.append(f"  rounding  off by {facts['max_error']:.3g} at most; in the worst tensor "
                      f"{facts['swallowed']:.1%} of the elements kept their value")  # fmt: skip
+    text += table([Rounding.of(each) for each in facts["rounding"]])
     if "verified" in facts:
         text += _verified(facts["verified"])
     return text

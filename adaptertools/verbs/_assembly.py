@@ -9,6 +9,8 @@ from adaptertools.checkpoint import Checkpoint
 from adaptertools.errors import Mismatch, Unsupported, first, shown
 from adaptertools.layouts import known, replicated
 from adaptertools.layouts.direct import Names
+from adaptertools.packing import CODES, Packed
+from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs import _config, _ties
 from adaptertools.verbs._claims import claims
 from adaptertools.verbs._drafts import Assembly, Draft, apply, method_of, resizable
@@ -20,8 +22,9 @@ def assemble(
     *,
     tied: str = "untie",
     mha_out_proj: str | None = None,
+    packed: Mapping[str, Packed] | None = None,
 ) -> Assembly:
-    """Put the output together from headers alone.
+    """Put the output together from headers alone; `packed` are the base's packed weights.
 
     Raises Mismatch where adapter and base do not fit, Unsupported where something cannot be
     merged; nothing has been written then.
@@ -29,7 +32,8 @@ def assemble(
     only = [adapter for adapter, _ in adapters]
     for adapter in only:
         method_of(adapter).check(adapter.config)
-    it = _start(base, only)
+    packed = packed or {}
+    it = _start(base, only, packed)
     now = next(iter(it.config.get("architectures") or ()), "")
     name = _config.architecture(it.config, only, [*it.drafts])
     names = Names(it.drafts, known.prefix(it.config))
@@ -39,31 +43,36 @@ def assemble(
     every = [c for a, scale in adapters for c in claims(a, scale, names, aliases, fresh)]
     settled = _ties.settle(every, aliases, tied == "keep", it.config)
     apply(it, settled, names, mha_out_proj)
-    _reconfigure(it, base, settled, ties, name if name != now else "", only)
+    old = {**base.tensors, **{name: each.logical() for name, each in packed.items()}}
+    _reconfigure(it, old, settled, ties, name if name != now else "", only)
     _account(it, only)
     return it
 
 
-def _start(base: Checkpoint, adapters: Sequence[Adapter]) -> Assembly:
+def _start(base: Checkpoint, adapters: Sequence[Adapter], packed: Mapping[str, Packed]) -> Assembly:
     """Draft every tensor of the base as it is; layers replicated where an adapter says so."""
     it = Assembly({}, dict(base.config), [])
     wanted = [a.config["layer_replication"] for a in adapters if a.config.get("layer_replication")]
     renamed: Mapping[str, list[str]] = {}
     if wanted:
-        if len(adapters) > 1:
+        if len(adapters) > 1 or packed:
             raise Unsupported(
-                "One of the adapters sets layer_replication, which changes the depth of the model "
-                "for the others. Merge it alone first."
+                "One of the adapters sets layer_replication, which changes the depth of the model. "
+                "Merge it alone, and into a 16-bit base."
             )
         layers = replicated.order(wanted[0], replicated.depth(base.config)[1])
         renamed = replicated.rename(base.tensors, layers)
         it.config = replicated.reconfigure(base.config, layers)
         it.say("MRG010", f"layer_replication is written out: {len(layers)} real layers.")
+    side = {s.name for p in packed.values() for r, s in p.parts.items() if r != CODES}
     for shard, header in base.shards.items():
         for name, spec in header.tensors.items():
             for new in renamed.get(name, [name]):
                 why = f"copy of {name}" if new != name else ""
-                it.drafts[new] = Draft(spec, spec.dtype, shard, why=why)
+                it.drafts[new] = Draft(spec, spec.dtype, shard, why=why, side=name in side)
+                if found := packed.get(name):
+                    logical = found.logical()
+                    it.drafts[new] = Draft(logical, logical.dtype, shard, packed=found)
     return it
 
 
@@ -93,13 +102,13 @@ def _touched(adapter: Adapter) -> list[str]:
 
 
 def _reconfigure(
-    it: Assembly, base: Checkpoint, settled: _ties.Untied, ties: Mapping[str, str], name: str,
-    adapters: Sequence[Adapter],
+    it: Assembly, old: Mapping[str, TensorSpec], settled: _ties.Untied, ties: Mapping[str, str],
+    name: str, adapters: Sequence[Adapter],
 ) -> None:  # fmt: skip
     """Bring config.json in line with the tensors."""
     drafts = {n: d.source for n, d in it.drafts.items()}
     moved = {c.tensor for c in settled.claims if c.kind in ("entry", "saved") and not c.shared}
-    loose = settled.copies or any({a, s} & moved for a, s in ties.items() if a in base.tensors)
+    loose = settled.copies or any({a, s} & moved for a, s in ties.items() if a in old)
     if name:
         _config.check_head(name, drafts, adapters)
     if name and (any(c.new for c in settled.claims) or settled.copies):
@@ -111,7 +120,7 @@ def _reconfigure(
     if loose and it.config:
         it.config = _config.untied(it.config)
     embeddings = {n: s for n, s in drafts.items() if _config.embedding(n) and len(s.shape) == 2}
-    it.config, said = _config.resized(it.config, base.tensors, embeddings)
+    it.config, said = _config.resized(it.config, old, embeddings)
     if said:
         it.say("MRG003", said, place="config.json")
 

@@ -42,7 +42,7 @@ def card(
     text += ["", f"Made by adaptertools {version}. Options: `{json.dumps(dict(options))}`."]
     text += ["Every edit, with its rounding error, is in `adaptertools.json`.", ""]
     if findings:
-        text += ["## Worth knowing", "", *(f"- {shown(f.text)}" for f in findings), ""]
+        text += ["## Worth knowing", "", *(f"- {shown(f.text, 1000)}" for f in findings), ""]
     return "\n".join(head + text)
 
 

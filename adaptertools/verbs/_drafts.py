@@ -13,7 +13,8 @@ from adaptertools.errors import Mismatch, UnknownMethod, Unsupported, first, sho
 from adaptertools.layouts import known
 from adaptertools.layouts.direct import Names
 from adaptertools.methods import Method
-from adaptertools.report import Finding
+from adaptertools.packing import Packed, Repack
+from adaptertools.report import Finding, Level
 from adaptertools.tensorfile import FLOATS, TensorSpec
 from adaptertools.update import Update
 from adaptertools.update.rows import Rows, Toward
@@ -35,6 +36,10 @@ class Draft:
     why: str = ""
     parts: list[str] = field(default_factory=list)
     saved: Saved | None = None  # the copy that took the base's place
+    packed: Packed | None = None  # in the base; `source` is logical then
+    repack: Repack | None = None  # in the output
+    turned: bool = False  # the output is the transpose of the source
+    side: bool = False  # scales and the like of a packed weight: never of another dtype
 
 
 @dataclass(slots=True)
@@ -51,11 +56,9 @@ class Assembly:
         draft.parts += parts
         self.used |= {(id(claim.adapter), part) for part in parts}
 
-    def say(self, code: str, text: str, place: str = "", hint: str = "") -> None:
-        """Note a deviation or a fact for the report."""
-        self.findings.append(
-            Finding(code=code, level="note", place=place, text=text, hint=hint)
-        )  # fmt: skip
+    def say(self, code: str, text: str, place: str = "", level: Level = "note") -> None:
+        """Note a deviation or a fact for the report; a warning is what nobody would expect."""
+        self.findings.append(Finding(code=code, level=level, place=place, text=text))
 
 
 def method_of(adapter: Adapter) -> Method:
@@ -106,7 +109,9 @@ def _apply_entry(
     draft = it.drafts[claim.tensor]
     _check_float(draft, claim)
     transposed = known.stores_in_out(entry.target, it.config)
-    if transposed is None:
+    if draft.packed is not None:
+        transposed = False  # every packing stores nn.Linear's orientation
+    elif transposed is None:
         if claim.adapter.config.get("fan_in_fan_out"):
             raise Unsupported(
                 f"{shown(entry.target)}: the adapter says fan_in_fan_out, and the base's config "
@@ -163,6 +168,15 @@ def _check_float(draft: Draft, claim: Claim) -> None:
         )
 
 
+def _check_plain(draft: Draft, claim: Claim) -> None:
+    _check_float(draft, claim)
+    if draft.packed is not None:
+        raise Unsupported(
+            f"{shown(claim.tensor)}: {shown(claim.adapter.ref)} saves it whole, the base has it "
+            f"in {draft.packed.codec.kind}. Pass the 16-bit model as --base."
+        )
+
+
 def _apply_rows(it: Assembly, claim: Claim, rows: TokenRows) -> list[str]:
     draft = it.drafts[claim.tensor]
     _check_float(draft, claim)
@@ -184,7 +198,7 @@ def _replace(it: Assembly, claim: Claim) -> None:
     if spec.dtype not in FLOATS:
         raise Unsupported(f"{shown(spec.name)} is stored as {spec.dtype}; a float was expected.")
     if draft is not None:
-        _check_float(draft, claim)
+        _check_plain(draft, claim)
     _check_twice(draft, claim.item)
     if draft is None:
         if claim.scale != 1.0:

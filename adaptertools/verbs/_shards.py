@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 from adaptertools.checkpoint import INDEX, SINGLE, Checkpoint
 from adaptertools.errors import Unreadable, shown
 from adaptertools.jobs import Edit, FileJob, ShardJob
+from adaptertools.packing import CODES
 from adaptertools.tensorfile import BITS, FLOATS, encode_header
 from adaptertools.verbs._drafts import Draft
 
@@ -34,25 +36,30 @@ def shard_jobs(
 
 
 def _edit(name: str, draft: Draft, dtype: str | None) -> Edit:
-    stored = dtype if dtype and draft.source.dtype in FLOATS else draft.dtype
+    source, packed, repack = draft.source, draft.packed, draft.repack
+    if packed is not None and repack is not None and repack.kept and not draft.updates:
+        source, packed, repack = packed.parts[CODES], None, None  # its bytes are copied
+    stored = dtype if dtype and source.dtype in FLOATS else draft.dtype
+    if draft.side or source is not draft.source:
+        stored = source.dtype
     return Edit(
-        name=name, dtype=stored, source=draft.source, updates=tuple(draft.updates), why=draft.why,
-        parts=tuple(draft.parts),
+        name=name, dtype=stored, source=source, updates=tuple(draft.updates), why=draft.why,
+        parts=tuple(draft.parts), packed=packed, repack=repack, turned=draft.turned,
     )  # fmt: skip
 
 
 def _job(base: Checkpoint, file: str, edits: list[Edit]) -> ShardJob:
     """Keep the base's header, byte for byte, where name, dtype, shape and order are the same."""
     header = base.shards.get(file)
-    now = [(e.name, e.dtype, e.shape) for e in edits]
+    now = [part[1:] for edit in edits for part in edit.outputs]
     if header is not None:
         old = [(s.name, s.dtype, s.shape) for s in header.tensors.values()]
         if now == old:
             return ShardJob(file=file, header=header.raw, edits=tuple(edits))
     # Wider dtypes first: readers map tensors in place and need them aligned.
-    edits = sorted(edits, key=lambda e: -BITS[e.dtype])
+    now.sort(key=lambda part: -BITS[part[1]])
     metadata = dict(header.metadata) if header is not None else {"format": "pt"}
-    raw = encode_header([(e.name, e.dtype, e.shape) for e in edits], metadata)
+    raw = encode_header(now, metadata)
     return ShardJob(file=file, header=raw, edits=tuple(edits))
 
 
@@ -73,13 +80,15 @@ def _resplit(edits: Iterable[Edit], max_size: int) -> dict[str, list[Edit]]:
 
 def _index(base: Checkpoint, jobs: list[ShardJob]) -> FileJob | None:
     """Copy the base's index where it still holds, write a new one where it does not."""
-    weights = {edit.name: job.file for job in jobs for edit in job.edits}
+    made = {out: job.file for job in jobs for edit in job.edits for out in edit.outputs}
+    weights = {out.name: file for out, file in made.items()}
     if base.index is None and len(jobs) == 1 and jobs[0].file == SINGLE:
         return None
-    size = sum(edit.nbytes for job in jobs for edit in job.edits)
+    sizes = {out.name: prod(out.shape) * BITS[out.dtype] // 8 for out in made}
+    size = sum(sizes.values())
     metadata: dict[str, Any] = dict((base.index or {}).get("metadata") or {})
     old = {n: s.nbytes for n, s in base.tensors.items()}
-    unchanged = old == {edit.name: edit.nbytes for job in jobs for edit in job.edits}
+    unchanged = old == sizes
     if base.index is not None and unchanged and weights == base.index["weight_map"]:
         return FileJob.copied(INDEX, f"{base.folder}/{INDEX}")
     if not unchanged:

@@ -19,6 +19,7 @@ from adaptertools.errors import Unreadable, Unsafe, first, shown
 from adaptertools.jobs import MergePlan
 from adaptertools.report import Finding, Report
 from adaptertools.rounding import Rounding
+from adaptertools.verbs import _survival
 from adaptertools.verbs._finish import RECEIPT, read_receipt, receipt, write_files
 from adaptertools.verbs.open import open_adapter
 from adaptertools.verbs.plan import Refs, plan
@@ -192,6 +193,9 @@ def _report(plan: MergePlan, said: Sequence[Rounding]) -> Report:
         "rounding": [asdict(rounding) for rounding in said],
     }  # fmt: skip
     findings = list(plan.findings)
+    if summary := _survival.summed(said):
+        facts["retention"] = summary
+        findings.append(_survival.verdict(summary, plan))
     if norms and norms[-1] == 0:
         findings.append(
             Finding(

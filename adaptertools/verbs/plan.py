@@ -12,14 +12,17 @@ from typing import Any
 from adaptertools import checkpoint, hub
 from adaptertools.adapter import Adapter
 from adaptertools.checkpoint import Checkpoint
-from adaptertools.errors import Mismatch, NotFound, Unsafe, Unsupported, shown
+from adaptertools.errors import Mismatch, NotFound, Unsafe, shown
 from adaptertools.jobs import FileJob, MergePlan
 from adaptertools.report import Finding
 from adaptertools.verbs import _config, _files
 from adaptertools.verbs._assembly import assemble
 from adaptertools.verbs._card import card
 from adaptertools.verbs._drafts import Assembly
-from adaptertools.verbs._shards import parse_size, shard_jobs
+from adaptertools.verbs._lay_out import lay_out
+from adaptertools.verbs._options import Options
+from adaptertools.verbs._parent import choose
+from adaptertools.verbs._quantise import repack
 from adaptertools.verbs.open import open_adapter
 from adaptertools.version import VERSION
 
@@ -30,9 +33,14 @@ def plan(
     adapters: Refs, *, base: str | Path | None = None, out: str | Path,
     scale: float | Sequence[float] | None = None, dtype: str | None = None,
     max_shard_size: str | int | None = None, tied: str = "untie",
-    mha_out_proj: str | None = None, allow_nonfinite: bool = False,
+    mha_out_proj: str | None = None, allow_nonfinite: bool = False, quant: str = "keep",
+    rounding: str | None = None, double_quant: bool | None = None, block_size: int | None = None,
+    seed: int = 0, min_retention: float | None = None, force: bool = False,
+    base_weights: str = "as-stored", original: str | Path | None = None,
 ) -> MergePlan:  # fmt: skip
-    """Plan merging adapters into a base, without reading tensor data or writing anything.
+    """Plan merging adapters into a base, from headers; nothing is written.
+
+    Of packed weights a few rows are read, to foresee what packing will do to the update.
 
     Args:
         adapters: one or several folders, Hub references or open adapters.
@@ -44,43 +52,59 @@ def plan(
         tied: "untie" writes tied embeddings out where only one is adapted, "keep" does as PEFT.
         mha_out_proj: "once" or "twice", for MultiheadAttention's out_proj.
         allow_nonfinite: merge NaN and infinity instead of refusing them.
+        quant: "keep", "none" (16 bit), "4bit"/"nf4", "fp4", "8bit"/"int8".
+        rounding: "adapter", "stochastic", "nearest"; what suits source and target where it is None.
+        double_quant, block_size: of 4-bit output; the base's own, else bitsandbytes' defaults.
+        seed: fixes stochastic rounding.
+        min_retention: leave weights in 16 bit that would keep a smaller share of their update.
+        force: let nearest rounding through where it takes most of the adapter back.
+        base_weights: "original" merges into the 16-bit parent of a packed base and packs once.
+        original: that parent, where the base's name does not tell.
 
     Raises NotFound, Unreadable, Unsupported, Mismatch or Unsafe; each says what to do.
     """
+    options = Options(
+        dtype=dtype, max_shard_size=max_shard_size, tied=tied, mha_out_proj=mha_out_proj,
+        allow_nonfinite=allow_nonfinite, quant=quant, rounding=rounding, double_quant=double_quant,
+        block_size=block_size, seed=seed, min_retention=min_retention, force=force,
+        base_weights=base_weights, original=original,
+    )  # fmt: skip
     given = [adapters] if isinstance(adapters, str | Path | Adapter) else list(adapters)
+    return _planned(given, base, Path(out), scale, options)
+
+
+def _planned(
+    given: Sequence[str | Path | Adapter], base: str | Path | None, out: Path,
+    scale: float | Sequence[float] | None, options: Options,
+) -> MergePlan:  # fmt: skip
     opened = [open_adapter(adapter) for adapter in given]
     scales = _scales(scale, len(opened))
-    _check_choice("tied", tied, ("untie", "keep"))
-    _check_choice("mha-out-proj", mha_out_proj, (None, "once", "twice"))
-    held = _open_base(base, opened)
-    _check_out(Path(out), held, opened)
+    stored = _open_base(base, opened)
+    source = choose(stored, options, opened)
+    held = source.base
+    for inputs in {stored.folder, held.folder}:
+        _check_out(out, inputs, opened)
     it = assemble(
-        held, list(zip(opened, scales, strict=True)), tied=tied, mha_out_proj=mha_out_proj
-    )
-    code = _config.dtype_code(dtype) if dtype else None
-    size = parse_size(max_shard_size) if max_shard_size is not None else None
-    jobs, index = shard_jobs(held, it.drafts, code, size)
-    if code and it.config:
-        it.config = _config.retyped(it.config, code)
+        held, list(zip(opened, scales, strict=True)), tied=options.tied,
+        mha_out_proj=options.mha_out_proj, packed=source.packed,
+    )  # fmt: skip
+    repack(it, held, source.packed, source.wanted, source.chosen)
+    if source.said:
+        it.say("MRG046", source.said)
+    jobs, index, foreseen = lay_out(it, held, options)
+    if options.code and it.config:
+        it.config = _config.retyped(it.config, options.code)
     _say_order(it)
     _say_base(it, held, opened)
-    options = {"dtype": dtype, "max_shard_size": size, "tied": tied, "mha_out_proj": mha_out_proj,
-               "allow_nonfinite": allow_nonfinite}  # fmt: skip
     said = [_describe(a, s) for a, s in zip(opened, scales, strict=True)]
     files, findings = _beside(held, opened, it, index)
-    text = card(held.ref, opened[0].base, held.folder, said, options, VERSION, findings)
+    told = options.as_json() | ({"original": held.ref} if held is not stored else {})
+    text = card(held.ref, opened[0].base, held.folder, said, told, VERSION, findings)
     return MergePlan(
-        out=str(out), base=_describe_base(held), adapters=tuple(said), options=options,
+        out=str(out), base=_describe_base(stored, held), adapters=tuple(said), options=told,
         version=VERSION, jobs=tuple(jobs), files=(*files, FileJob.written("README.md", text)),
-        findings=tuple(findings),
+        findings=tuple(findings), foreseen=tuple(foreseen),
     )  # fmt: skip
-
-
-def _check_choice(name: str, value: str | None, known: Sequence[str | None]) -> None:
-    if value not in known:
-        raise Unsupported(
-            f"--{name} {shown(value)} is unknown. Known: {', '.join(map(str, known))}."
-        )
 
 
 def _scales(scale: float | Sequence[float] | None, count: int) -> list[float]:
@@ -101,10 +125,10 @@ def _open_base(base: str | Path | None, adapters: Sequence[Adapter]) -> Checkpoi
     return checkpoint.read(hub.local(base, "base"), str(base))
 
 
-def _check_out(out: Path, base: Checkpoint, adapters: Sequence[Adapter]) -> None:
+def _check_out(out: Path, base: str, adapters: Sequence[Adapter]) -> None:
     """Refuse an output that would touch an input; whether it exists is the run's question."""
     target = out.resolve()
-    for folder in (base.folder, *(a.folder for a in adapters)):
+    for folder in (base, *(a.folder for a in adapters)):
         source = Path(folder).resolve()
         if target == source or source in target.parents or target in source.parents:
             raise Unsafe(
@@ -142,10 +166,13 @@ def _describe(adapter: Adapter, scale: float) -> dict[str, Any]:
             "sha256": digest.hexdigest()}  # fmt: skip
 
 
-def _describe_base(base: Checkpoint) -> dict[str, Any]:
-    digest = hashlib.sha256(json.dumps(dict(base.config), sort_keys=True).encode())
-    for file, header in base.shards.items():
-        digest.update(file.encode() + b"\0" + hashlib.sha256(header.raw).digest())
+def _describe_base(base: Checkpoint, held: Checkpoint) -> dict[str, Any]:
+    """Describe the base that was given; the digest is also of the original, where that is held."""
+    digest = hashlib.sha256()
+    for each in (base,) if held is base else (base, held):
+        digest.update(json.dumps(dict(each.config), sort_keys=True).encode())
+        for file, header in each.shards.items():
+            digest.update(file.encode() + b"\0" + hashlib.sha256(header.raw).digest())
     return {"ref": base.ref, "model_type": base.model_type, "shards": len(base.shards),
             "tensors": len(base.tensors), "headers_sha256": digest.hexdigest()}  # fmt: skip
 

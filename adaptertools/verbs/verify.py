@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from adaptertools import checkpoint, hub, probe, tensorfile
+from adaptertools import checkpoint, hub, probe, probe_packed, tensorfile
 from adaptertools.errors import AdapterToolsError
 from adaptertools.jobs import Edit, MergePlan
 from adaptertools.report import Finding, Report
@@ -84,27 +84,27 @@ def check_output(
     `files` are those beside the weights, as the plan or the receipt describes them.
     """
     findings: list[Finding] = []
-    work: list[tuple[Edit, TensorSpec]] = []
+    work: list[Edit] = []
+    every: dict[str, TensorSpec] = {}
     for job in plan.jobs:
         try:
             written = tensorfile.read_header(folder / job.file).tensors
         except AdapterToolsError as error:
             findings.append(_error("VER001", job.file, str(error)))
             continue
-        wanted = [(e.name, e.dtype, e.shape) for e in job.edits]
+        wanted = [part[1:] for edit in job.edits for part in edit.outputs]
         if sorted(wanted) != sorted((s.name, s.dtype, s.shape) for s in written.values()):
             findings.append(_error("VER001", job.file, "Its tensors are not the planned ones."))
             continue
-        work += [(edit, written[edit.name]) for edit in job.edits]
+        work += job.edits
+        every |= written
     findings += [_error("VER002", f["name"], why) for f in files if (why := _other(f, folder))]
     findings += _extra(plan, folder)
     nonfinite = bool(plan.options["allow_nonfinite"])
     with ThreadPoolExecutor(2) as pool:
-        faults = list(pool.map(lambda pair: _check(pair[0], pair[1], nonfinite, progress), work))
-    findings += [
-        _error("VER004", edit.name, f) for (edit, _), f in zip(work, faults, strict=True) if f
-    ]
-    probed = sum(bool(edit.updates) for edit, _ in work)
+        faults = list(pool.map(lambda edit: _check(edit, every, nonfinite, progress), work))
+    findings += [_error("VER004", e.name, f) for e, f in zip(work, faults, strict=True) if f]
+    probed = sum(bool(edit.updates) for edit in work)
     facts = {"tensors": len(work), "probed": probed, "equal": len(work) - probed,
              "wrong": sum(1 for f in faults if f)}  # fmt: skip
     return Report(verb="verify", subject=str(folder), findings=tuple(findings), facts=facts)
@@ -133,16 +133,19 @@ def _other(file: Mapping[str, str], folder: Path) -> str:
 
 
 def _check(
-    edit: Edit, written: TensorSpec, nonfinite: bool, progress: Callable[[int], None]
+    edit: Edit, every: Mapping[str, TensorSpec], nonfinite: bool, progress: Callable[[int], None]
 ) -> str:
-    """Give the fault of one tensor, empty where it is right."""
+    """Give the fault of one edit's tensors, empty where they are right."""
+    written = every[edit.outputs[0].name]
     if edit.copied:
         fault = "" if tensorfile.same(edit.source, written) else "Its bytes are not the source's."
+    elif edit.repack is not None or edit.turned:
+        fault = probe_packed.applied(edit, every)
     elif not edit.updates:
-        fault = probe.converted(edit.source, written)
+        fault = probe.converted(edit, written)
     else:
         fault = probe.applied(edit, written, nonfinite)
-    progress(written.nbytes)
+    progress(edit.nbytes)
     return fault
 
 

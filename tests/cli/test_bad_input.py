@@ -105,13 +105,21 @@ CASES: dict[str, tuple[Spoil, str, tuple[str, ...]]] = {
     ),
     "base quantised": (
         configure("base/config.json", quantization_config={"quant_method": "gptq"}),
-        DEFAULT, ("is quantised (gptq)", "16-bit"),
+        DEFAULT, ("GPTQ", "16-bit"),
+    ),
+    "base quantised in name only": (
+        configure("base/config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        DEFAULT, ("bitsandbytes", "no weight", "quantization_config"),
+    ),
+    "base's quantisation is a list": (
+        configure("base/config.json", quantization_config=["odd"]),
+        DEFAULT, ("quantization_config", "dict"),
     ),
     "wrong base": (
         lambda f: (store(B, wider)(f), configure(CONFIG, base_model_name_or_path="org/right")(f)),
         DEFAULT, (f"{Q}.weight", "8×8", "10×9", "org/right", "--base"),
     ),
-    "base in codes": (store(B, coded), DEFAULT, (f"{Q}.weight", "I8", "16-bit")),
+    "base in codes": (store(B, coded), DEFAULT, (f"{Q}.weight", "packed", "16-bit")),
     "half of the names wrong": (
         store(A, misnamed), DEFAULT,
         ("2 of the 4", "layers.0.attention.q_proj.weight", f"nearest: {Q}.weight", "--base"),

@@ -1,0 +1,158 @@
+"""What is known of an adapter before judging it: each fact is there, or None and why.
+
+Gathered by `verbs/_gather.py` without opening tensors, unpickling, importing or following links. A
+check names the facts that it needs as its parameters; one whose facts are not there is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from adaptertools.tensorfile import TensorSpec
+
+if TYPE_CHECKING:
+    from adaptertools.update import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """One file of the folder, as lstat sees it."""
+
+    name: str  # relative to the folder, with /
+    path: Path
+    size: int
+    kind: str  # "file", "link" (to somewhere inside), "outside" (a link that leaves), "other"
+
+    def read(self, limit: int = 5_000_000) -> bytes:
+        """Read at most `limit` bytes; nothing of what is no plain file inside the folder."""
+        if self.kind not in ("file", "link"):
+            return b""
+        with self.path.open("rb") as file:
+            return file.read(limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something wrong with a JSON text, or a place in it."""
+
+    kind: (
+        str  # "syntax", "encoding", "bom", "duplicate", "constant" (NaN), "depth", "number", "size"
+    )
+    text: str
+    line: int
+    column: int
+    pointer: str = ""
+
+
+class Text(Protocol):
+    """A JSON file that was read with its positions (jsontext.py)."""
+
+    value: Any  # None where it could not be read at all
+    problems: Sequence[Problem]
+
+    def at(self, pointer: str) -> tuple[int, int]:
+        """Give line and column, from 1, of the value at a pointer; of the nearest parent else."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """The tensors of the adapter, from a safetensors header or a pickle's static listing."""
+
+    file: str
+    tensors: Mapping[str, TensorSpec]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    pickled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Access to tensor data, one tensor at a time, in float32; there with `--deep` only."""
+
+    weights: Weights
+
+    def read(self, name: str) -> Array:
+        """Load one tensor."""
+        from adaptertools import tensorfile
+
+        return tensorfile.read(self.weights.tensors[name]).astype("float32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The base model that was given: its config, and its tensors where it has weights."""
+
+    ref: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorSpec] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """README.md: front matter and words."""
+
+    meta: Mapping[str, Any] | None  # None where there is no front matter, or it is no map
+    fault: str  # why the front matter could not be read; empty where it could
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pickle:
+    """What a pickle file says of itself, read without unpickling."""
+
+    file: str
+    globals: tuple[str, ...]  # "torch._utils._rebuild_tensor_v2" …
+    refused: str  # why it cannot be read safely; empty where it can
+    tensors: Mapping[str, TensorSpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a serving target takes (targets.json): data, with its source and version."""
+
+    name: str
+    version: str
+    source: str
+    rules: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that may be known; None is unknown, and `why` says why."""
+
+    folder: Path
+    ref: str
+    files: Mapping[str, File]
+    dialect: str = "peft"  # peft, mlx, adapterhub, tunix, lerobot, lfs, unknown, none
+    text: Text | None = None  # adapter_config.json, however broken
+    config: Mapping[str, Any] | None = None  # its value, where it is PEFT's
+    weights: Weights | None = None
+    data: Data | None = None
+    base: Base | None = None
+    card: Card | None = None
+    tokenizer: Mapping[str, Text] | None = None  # tokenizer.json, tokenizer_config.json … by name
+    pickles: Sequence[Pickle] = ()
+    target: Profile | None = None
+    peft_version: str | None = None  # the version that must be able to read it
+    online: Callable[[str], str] | None = None  # repository -> "ok", "missing", "gated", "moved: X"
+    why: Mapping[str, str] = field(default_factory=dict)  # fact -> why it is not there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One thing that a check found; `Finding` adds what the check says of itself."""
+
+    text: str
+    file: str = ""
+    pointer: str = ""  # into adapter_config.json, unless `file` says otherwise
+    tensor: str = ""
+    line: int = 0
+    column: int = 0
+    hint: str = ""  # instead of the check's own fix
+    level: str = ""  # instead of the check's own level: error, warning, note
+
+
+Result = Iterator[Found]
