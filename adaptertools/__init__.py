@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from adaptertools.jobs import MergePlan
     from adaptertools.report import Finding, Report
     from adaptertools.verbs.demo import demo
+    from adaptertools.verbs.inspect import Inspection, inspect
     from adaptertools.verbs.merge import merge
     from adaptertools.verbs.open import open_adapter as open
     from adaptertools.verbs.plan import plan
     from adaptertools.verbs.smoke import smoke
+    from adaptertools.verbs.validate import validate
     from adaptertools.verbs.verify import verify
 
 __version__ = VERSION
@@ -45,20 +47,23 @@ __version__ = VERSION
 _NAMES = {
     "Adapter": ("adapter", "Adapter"),
     "Finding": ("report", "Finding"),
+    "Inspection": ("verbs.inspect", "Inspection"),
     "MergePlan": ("jobs", "MergePlan"),
     "Report": ("report", "Report"),
     "demo": ("verbs.demo", "demo"),
     "errors": ("errors", ""),
+    "inspect": ("verbs.inspect", "inspect"),
     "merge": ("verbs.merge", "merge"),
     "open": ("verbs.open", "open_adapter"),
     "plan": ("verbs.plan", "plan"),
     "smoke": ("verbs.smoke", "smoke"),
+    "validate": ("verbs.validate", "validate"),
     "verify": ("verbs.verify", "verify"),
 }
 
 __all__ = [
-    "Adapter", "Finding", "MergePlan", "Report", "__version__", "demo", "errors", "merge", "open",
-    "plan", "smoke", "verify",
+    "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "demo", "errors",
+    "inspect", "merge", "open", "plan", "smoke", "validate", "verify",
 ]  # fmt: skip
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from adaptertools.jsontext import JsonText
+from adaptertools.jsontext import Problem as Problem
 from adaptertools.tensorfile import TensorSpec
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
+
+Text = JsonText  # a JSON file that was read with its positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,30 +36,6 @@ class File:
             return b""
         with self.path.open("rb") as file:
             return file.read(limit)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """Something wrong with a JSON text, or a place in it."""
-
-    kind: (
-        str  # "syntax", "encoding", "bom", "duplicate", "constant" (NaN), "depth", "number", "size"
-    )
-    text: str
-    line: int
-    column: int
-    pointer: str = ""
-
-
-class Text(Protocol):
-    """A JSON file that was read with its positions (jsontext.py)."""
-
-    value: Any  # None where it could not be read at all
-    problems: Sequence[Problem]
-
-    def at(self, pointer: str) -> tuple[int, int]:
-        """Give line and column, from 1, of the value at a pointer; of the nearest parent else."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +91,7 @@ class Pickle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a serving target takes (targets.json): data, with its source and version."""
+    """What a serving target takes (serving.json): data, with its source and version."""
 
     name: str
     version: str
@@ -133,7 +113,7 @@ class Facts:
     data: Data | None = None
     base: Base | None = None
     card: Card | None = None
-    tokenizer: Mapping[str, Text] | None = None  # tokenizer.json, tokenizer_config.json … by name
+    tokenizer: Mapping[str, Any] | None = None  # tokenizer.json … by name, as json.loads gives it
     pickles: Sequence[Pickle] = ()
     target: Profile | None = None
     peft_version: str | None = None  # the version that must be able to read it

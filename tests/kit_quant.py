@@ -32,6 +32,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
+import adaptertools as at
 from tests.cases_models import ENCODER, TOKENS, build
 from tests.cases_recipe import INPUTS, quiet, randomise
 from tests.kit import read
@@ -257,6 +258,46 @@ def side(tensors: Tensors) -> Tensors:
     return {n: t for n, t in tensors.items() if n.endswith(SIDES) or ".quant_state." in n}
 
 
+def merge(adapters: Any, base: Path, out: Path, **options: Any) -> Path:
+    """Merge, and let verify look at the result."""
+    at.merge(adapters, base=base, out=out, **options)
+    report = at.verify(out)
+    assert report.ok, report.findings
+    return out
+
+
+def loaded(kind: str, folder: Path) -> Any:
+    """Load a folder as anyone would; nothing may be missing or left over."""
+    model, info = KINDS[kind].auto_load(folder)
+    assert not any(info.values()), info
+    return model
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """Read a config.json."""
+    said: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return said
+
+
+def assert_same_files(ours: Path, theirs: Path) -> None:
+    """Compare stored tensors bit by bit; spaces behind a quant_state are no part of it."""
+    one, two = read(ours), read(theirs)
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        if ".quant_state." in name:
+            a, b = (bytes(t.tolist()).rstrip() for t in (tensor, two[name]))
+            assert a == b
+        else:
+            assert identical(tensor, two[name]), name
+
+
+def packed_weights(folder: Path) -> set[str]:
+    """Name the weights of a folder that bitsandbytes has packed."""
+    stored = read(folder)
+    four = {n.partition(".quant_state.")[0] for n in stored if ".quant_state." in n}
+    return four | {f"{n.removesuffix('.SCB')}.weight" for n in stored if n.endswith(".SCB")}
+
+
 def decoded(kind: Kind, packed: Path, folder: Path) -> Path:
     """Save a packed model as it is decoded by bitsandbytes, in float64 and packed no more."""
     config = json.loads((packed / "config.json").read_text())
@@ -264,10 +305,8 @@ def decoded(kind: Kind, packed: Path, folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "float64"}))
     values = dequantised(packed)
-    packings = {n.partition(".quant_state.")[0] for n in read(packed) if ".quant_state." in n}
-    packings |= {f"{n.removesuffix('.SCB')}.weight" for n in read(packed) if n.endswith(".SCB")}
     if config["model_type"] == "gpt2":
-        values |= {n: values[n].T for n in packings}
+        values |= {n: values[n].T for n in packed_weights(packed)}
     tensors = {n: t.contiguous().clone() for n, t in values.items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
@@ -323,6 +362,13 @@ class Streets:
         if path.exists():
             return path
         return save_packed(KINDS[kind], self.base(kind, dtype), path, PACKINGS[packing])
+
+    def plain(self, kind: str, dtype: str = "BF16") -> Path:
+        """The adapter merged in 16 bit, without packing: what transformers packs at load."""
+        path = self.folder / f"{kind}-{dtype}-merged"
+        if not path.exists():
+            at.merge(self.adapter(kind), base=self.base(kind, dtype), out=path)
+        return path
 
     def decoded(self, kind: str, packing: str) -> Path:
         """That one decoded, in float64."""

@@ -37,6 +37,7 @@ def loaded_after(code: str) -> set[str]:
     [
         "import adaptertools, adaptertools.cli",
         "from adaptertools import Adapter, MergePlan, open, plan, merge, verify",
+        "from adaptertools import inspect; assert not inspect('tests').ok",
         "from click.testing import CliRunner; from adaptertools.cli import app; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0",
     ],
@@ -69,8 +70,8 @@ def test_proportions() -> None:
 
 def test_public_names_are_pinned() -> None:
     assert sorted(at.__all__) == [
-        "Adapter", "Finding", "MergePlan", "Report", "__version__", "demo", "errors", "merge",
-        "open", "plan", "smoke", "verify",
+        "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "demo", "errors",
+        "inspect", "merge", "open", "plan", "smoke", "validate", "verify",
     ]  # fmt: skip
     for name in at.__all__:
         first, second = getattr(at, name), getattr(at, name)
@@ -81,7 +82,7 @@ def test_public_names_are_pinned() -> None:
 
 
 def test_public_functions_are_typed_and_documented() -> None:
-    for name in ("demo", "merge", "open", "plan", "smoke", "verify"):
+    for name in ("demo", "inspect", "merge", "open", "plan", "smoke", "validate", "verify"):
         function = getattr(at, name)
         assert function.__doc__
         assert "Raises" in function.__doc__

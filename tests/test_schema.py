@@ -18,7 +18,7 @@ from adaptertools.verbs.demo import Answer, Demo
 from tests import handmade
 from tests.kit import CASES
 
-NAMES = ("adapter", "demo", "plan", "receipt", "report", "smoke")
+NAMES = ("adapter", "demo", "plan", "receipt", "report", "smoke", "validation")
 # A case for every kind of update, and the options that bring it about.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "low-rank": ("linear_llama_sharded", {"max_shard_size": "10KB", "dtype": "float16"}),
@@ -73,7 +73,7 @@ def test_the_folder_holds_these_and_no_others() -> None:
     assert sorted(p.name for p in schema.folder().iterdir()) == [
         f"{name}.schema.json" for name in NAMES
     ]
-    with pytest.raises(NotFound, match="adapter, demo, plan, receipt, report, smoke"):
+    with pytest.raises(NotFound, match="adapter, demo, plan, receipt, report, smoke, validation"):
         schema.load("nonsense")
 
 

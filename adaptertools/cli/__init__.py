@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "Say what an adapter is, from its config and header.",
     "merge": "Merge ADAPTERS into their base model, shard by shard.",
     "smoke": "Run a model or an adapter, and show whom a merged model follows.",
+    "validate": "Say what is wrong with adapters: folders, trees of folders, repositories.",
     "verify": "Check a merged model against the base and adapters of its receipt.",
 }
 

@@ -49,5 +49,22 @@ def _(value: Demo) -> list[str]:
         "stored in bfloat16)",
         f"making and training {sum(value.seconds.values()) - street:.0f} s; inspect, plan, merge "
         f"and verify {street:.2f} s",
+        "",
+        *_packed(value),
     ]
     return text
+
+
+def _packed(value: Demo) -> list[str]:
+    """Say what became of the adapter in 4 bit."""
+    text = ["The same into a base in 4 bit, its scales kept:"]
+    text += [f"  {shown(f.text, 1000)}" for f in value.packed.findings if f.code == "MRG045"]
+    if value.smoke is None:
+        return [*text, "  smoke is left out: bitsandbytes is not installed."]
+    rows = zip(value.smoke.prompts, *(row.answers for row in value.smoke.rows), strict=True)
+    names = [row.name for row in value.smoke.rows]
+    for prompt, *answers in rows:
+        text.append(f"  {shown(prompt)}")
+        text += [f"    {n:<8}  {shown(a)}" for n, a in zip(names, answers, strict=True)]
+    said = "follows the adapter" if value.smoke.ok else "does NOT follow the adapter"
+    return [*text, f"  smoke: the merged 4-bit model {said}."]

@@ -59,10 +59,9 @@ def command(
     """Merge ADAPTERS into their base model, shard by shard."""
     plan = at.plan(adapters, scale=scale or None, **how)
     if plot:
-        pictures.check_matplotlib()
+        pictures.check(plot)
+        pictures.retention(plan.foreseen, plot)  # drawn again with what was measured in the run
     if dry_run:
-        if plot:
-            pictures.retention(plan.foreseen, plot)
         return show(plan, as_json)
     with ExitStack() as stack:
         report = at.merge(

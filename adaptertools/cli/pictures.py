@@ -7,9 +7,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
+from adaptertools.cli import _heat, _page
 from adaptertools.cli._retention import kind
-from adaptertools.errors import Unsupported, shown
+from adaptertools.errors import NotFound, Unsupported, shown
 from adaptertools.rounding import Rounding
+from adaptertools.verbs.inspect import Inspection
+
+ENDINGS = (".png", ".svg", ".pdf")
+PAGE = ".html"
 
 
 def retention(said: Sequence[Rounding], file: str | Path) -> None:
@@ -22,7 +27,7 @@ def retention(said: Sequence[Rounding], file: str | Path) -> None:
         raise Unsupported(
             f"--plot {shown(file)}: nothing is packed, so there is nothing to draw. Leave it out."
         )
-    check_matplotlib()
+    check(file)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -45,9 +50,50 @@ def retention(said: Sequence[Rounding], file: str | Path) -> None:
     figure.savefig(file)
 
 
-def check_matplotlib() -> None:
-    """Refuse where there is no matplotlib, naming the extra."""
-    if find_spec("matplotlib") is None:
+def heat(found: Inspection, file: str | Path) -> None:
+    """Draw the sizes of an adapter's changes, kind of module against layer.
+
+    Raises Unsupported where there are no sizes, or no matplotlib for a picture that is no page.
+    """
+    grid = _heat.heat(found.norms or ())
+    if not grid.cells:
+        why = "; ".join(found.notes) or "it holds no factors of a LoRA in layers"
+        raise Unsupported(f"--plot {shown(file)}: there are no sizes to draw: {why}")
+    if Path(file).suffix == PAGE:
+        Path(file).write_text(_page.page(found, grid), "utf-8")
+        return
+    check(file)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = (max(6, 2.5 + 0.22 * len(grid.layers)), 1.5 + 0.3 * len(grid.kinds))
+    figure = Figure(figsize=(min(size[0], 60), size[1]), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    sizes = [[grid.cells.get((name, at)) for at in grid.layers] for name in grid.kinds]
+    rows = [[float("nan") if each is None else each for each in row] for row in sizes]
+    image = axes.imshow(rows, aspect="auto", cmap="viridis", vmin=0, vmax=grid.largest or 1)
+    # A name from a stranger is no formula.
+    axes.set_yticks(range(len(grid.kinds)), grid.kinds, parse_math=False)
+    step = max(len(grid.layers) // 24, 1)
+    ticks = range(0, len(grid.layers), step)
+    axes.set_xticks(ticks, [str(grid.layers[at]) for at in ticks])
+    axes.set_xlabel("layer")
+    axes.set_title(shown(found.ref, 80), parse_math=False)
+    figure.colorbar(image, label="size of the change, ‖ΔW‖")
+    figure.savefig(file)
+
+
+def check(file: str | Path, *, pages: bool = False) -> None:
+    """Refuse a picture that could not be drawn, before any work is done for it."""
+    page = pages and Path(file).suffix == PAGE
+    if find_spec("matplotlib") is None and not page:
         raise Unsupported(
             "--plot needs matplotlib: not installed. Run `pip install 'adaptertools[plots]'`."
         )
+    place = Path(file)
+    if place.is_dir() or not place.absolute().parent.is_dir():
+        raise NotFound(f"--plot {shown(file)}: a file in a folder that exists was expected.")
+    known = (*ENDINGS, PAGE) if pages else ENDINGS
+    if place.suffix not in known:
+        raise Unsupported(f"--plot {shown(file)}: name a file with {', '.join(known)}.")

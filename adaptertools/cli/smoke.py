@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,7 +24,7 @@ _VERDICTS = {
 
 
 @click.command()
-@click.argument("thing", metavar="MODEL_OR_ADAPTER")
+@click.argument("model_or_adapter")
 @click.option("--adapter", "adapters", multiple=True,
               help="A further adapter; or a merged model's own, in order.")  # fmt: skip
 @click.option("--base", help="Base model. Default: what the adapter or the receipt names.")
@@ -43,16 +44,17 @@ _VERDICTS = {
 @quiet_option
 @click.pass_context
 def command(
-    ctx: click.Context, thing: str, adapters: tuple[str, ...], base: str | None, quant: str,
-    device: str, prompts: tuple[str, ...], text: str | None, max_new_tokens: int, seed: int,
-    as_json: bool, quiet: bool,
+    ctx: click.Context, /, model_or_adapter: str, prompts: tuple[str, ...], text: str | None,
+    as_json: bool, quiet: bool, **how: Any,
 ) -> None:  # fmt: skip
     """Run a model or an adapter, and show whom a merged model follows."""
     smoke = at.smoke(
-        thing, adapters=adapters, base=base, quant=quant, device=device, prompts=prompts or None,
-        texts=_texts(text) if text is not None else None, max_new_tokens=max_new_tokens, seed=seed,
+        model_or_adapter,
+        prompts=prompts or None,
+        texts=_texts(text) if text is not None else None,
         progress=(lambda line: None) if quiet else (lambda line: click.echo(line, err=True)),
-    )  # fmt: skip
+        **how,
+    )
     show(smoke, as_json, quiet)
     ctx.exit(0 if smoke.ok else 1)
 

@@ -47,12 +47,21 @@ def read(folder: Path, ref: str) -> Adapter:
     cannot be read, and Unsafe for a rank or alpha pattern that could run for ever.
     """
     config = read_config(folder / CONFIG)
+    return build(config, read_header(_weights(folder)).tensors, folder, ref)
+
+
+def build(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorSpec], folder: Path, ref: str
+) -> Adapter:
+    """Make the adapter of a config that names its peft_type and of the tensors beside it.
+
+    Raises Unreadable, Mismatch or Unsafe where they make none.
+    """
+    _check_kinds(config, folder / CONFIG)
     method = str(config["peft_type"])
-    tensors = read_header(_weights(folder)).tensors
     _check_empty(tensors, folder)
     junk: Counter[str] = Counter()
-    marker = _MARKERS.get(method, method.lower() + "_")
-    keys = {name: _keys.parse(name, marker, junk) for name in tensors}
+    keys = {name: _keys.parse(name, marker(method), junk) for name in tensors}
     names = _left_in(keys.values(), junk)
     parts: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     saved, rows, ignored = [], [], {}
@@ -89,6 +98,11 @@ def read(folder: Path, ref: str) -> Adapter:
     )  # fmt: skip
 
 
+def marker(method: str) -> str:
+    """Give what a method's own tensors begin with, after the module's name."""
+    return _MARKERS.get(method, method.lower() + "_")
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Read adapter_config.json; it must be a UTF-8 JSON object that names its peft_type."""
     try:
@@ -99,8 +113,6 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"{shown(path)} is not JSON: {shown(error)}.") from None
-    if isinstance(config, dict):
-        _check_kinds(config, path)
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise Unreadable(
             f"{shown(path)} has no peft_type, so it is no PEFT adapter config. "

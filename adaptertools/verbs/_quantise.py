@@ -155,9 +155,10 @@ def _convert(
             _drop_side(it, draft.packed)
         else:
             draft.turned = name in found.transposed
-        how = wanted.rounding or (
-            "adapter" if draft.packed and writer.kind != "int8" else "nearest"
-        )
+        usual = "adapter" if draft.packed and writer.kind != "int8" else "nearest"
+        how = wanted.rounding or usual
+        if draft.turned and how == "adapter":
+            how = "stochastic"  # what the adapter reads are its rows here, not its columns
         draft.repack = Repack(codec=writer, kept=False, rounding=how, seed=wanted.seed)
     for name in packed.keys() - set(chosen):
         _unpack(it, name, packed[name])

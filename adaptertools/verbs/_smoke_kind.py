@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaptertools.errors import Unsupported, shown
-from adaptertools.verbs._smoke_subject import Beside, Model
+from adaptertools.verbs._smoke_model import Beside, Model
 
 
 @dataclass(frozen=True)

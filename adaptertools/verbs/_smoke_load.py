@@ -1,95 +1,17 @@
-"""Loading models for smoke: quietly, from local files, quantised as asked, adapters beside them."""
+"""Loading models for smoke: from local files, quantised as asked, with adapters beside them."""
 
 from __future__ import annotations
 
-import gc
-import logging
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
-from adaptertools.errors import (
-    AdapterToolsError,
-    Mismatch,
-    Unreadable,
-    Unsupported,
-    first,
-    shown,
-)  # fmt: skip
+from adaptertools.errors import Mismatch, Unreadable, Unsupported, first, shown
 from adaptertools.verbs._smoke_kind import Kind
-from adaptertools.verbs._smoke_subject import Beside, Model
+from adaptertools.verbs._smoke_model import Beside, Model
+from adaptertools.verbs._smoke_quiet import explained, need
 
 QUANTS = ("keep", "none", "4bit", "nf4", "fp4", "8bit", "int8")
-
-
-def need(*packages: str, extra: str = "models") -> None:
-    """Refuse, with the way out, when one of these packages is not installed."""
-    if missing := [package for package in packages if find_spec(package) is None]:
-        raise Unsupported(
-            f"smoke needs {', '.join(missing)}: not installed. It loads the models and runs them. "
-            f"Run `pip install 'adaptertools[{extra}]'`."
-        )
-
-
-@contextmanager
-def hush(*, small: bool) -> Iterator[None]:
-    """Keep torch's world silent on stderr, and its dice as they were; put all back afterwards.
-
-    Small models run on one thread: they gain little from more, and lose much when those wait.
-    """
-    with ExitStack() as after:
-        after.callback(logging.disable, logging.root.manager.disable)
-        logging.disable(logging.ERROR)
-        after.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        import torch
-        from transformers.utils import logging as bars
-
-        if not gc.get_freeze_count():  # what is here already need not be looked through each time
-            after.callback(gc.unfreeze)
-            gc.freeze()
-        if bars.is_progress_bar_enabled():
-            after.callback(bars.enable_progress_bar)
-            bars.disable_progress_bar()
-        if small:
-            after.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(1)
-        after.enter_context(torch.random.fork_rng(devices=[]))
-        after.enter_context(torch.no_grad())
-        yield
-
-
-@contextmanager
-def explained(what: str, ref: str) -> Iterator[None]:
-    """Turn whatever transformers, PEFT or bitsandbytes raise into one sentence."""
-    try:
-        yield
-    except AdapterToolsError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        if "out of memory" in text or isinstance(error, MemoryError):
-            raise Unsupported(
-                f"{shown(ref)} could not be {what}: it does not fit into memory. "
-                "Try --quant 4bit, or --device cpu."
-            ) from error
-        raise Unreadable(
-            f"{shown(ref)} could not be {what}: {type(error).__name__}: {shown(text).rstrip('.')}."
-        ) from error
-
-
-def device(name: str) -> str:
-    """Give the device to run on; raise Unsupported where it is not there."""
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise Unsupported(f"--device {shown(name)} is unknown. Known: auto, cpu, cuda.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise Unsupported("--device cuda: torch sees no CUDA device here. Use --device cpu.")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def packing(
@@ -151,7 +73,7 @@ def load(
     )  # fmt: skip
     dtype = str(made.dtype).removeprefix("torch.")
     return Loaded(
-        model=made.eval(), how=_how(dtype, pack, model.packing), dtype=dtype,
+        model=made.eval(), how=_how(dtype, pack, model.packing, generic), dtype=dtype,
         quantised=bool(pack or stored), unread=unread,
         missing=tuple(sorted(map(str, info["missing_keys"]))),
     )  # fmt: skip
@@ -173,14 +95,18 @@ def _pretrained(
     return made, info
 
 
-def _how(dtype: str, pack: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+def _how(
+    dtype: str, pack: Mapping[str, Any], stored: Mapping[str, Any], generic: bool
+) -> str:  # fmt: skip
     named = pack or stored
     if not named:
         return dtype
     if named.get("quant_method") != "bitsandbytes":
         return f"{shown(named.get('quant_method'))} as stored, {dtype}"
     name = "int8" if named.get("load_in_8bit") else named.get("bnb_4bit_quant_type") or "4-bit"
-    return f"{shown(name)} {'made at load' if pack else 'as stored'}, {dtype}"
+    made = "made at load" if pack else "as stored"
+    plain = ", generic kernels" if generic and name != "int8" else ""
+    return f"{shown(name)} {made}, {dtype}{plain}"
 
 
 def _check_layers(model: Any, ref: str, place: str, generic: bool) -> None:
@@ -224,7 +150,7 @@ def _attach(model: Any, adapter: Beside, name: str, place: str) -> bool:
         )
     with explained("loaded beside its base by transformers and PEFT", adapter.ref):
         info = model.load_adapter(str(adapter.folder), adapter_name=name)
-    unread = _own(info.missing_keys, name) | set(map(str, info.unexpected_keys))
+    unread = _unread(info, name)
     if unread and (lost := _completed(model, adapter, name)):
         raise Mismatch(
             f"{shown(adapter.ref)} does not fit the base: {first(lost, 3)} found no partner. "
@@ -241,9 +167,14 @@ def _completed(model: Any, adapter: Beside, name: str) -> list[str]:
         found = load_peft_weights(str(adapter.folder), device=str(model.device))
         state = {key.removeprefix("base_model.model."): value for key, value in found.items()}
         left = set_peft_model_state_dict(model, state, adapter_name=name)
-    return sorted(_own(left.missing_keys, name) | set(left.unexpected_keys))
+    return sorted(_unread(left, name))
 
 
-def _own(keys: Collection[Any], name: str) -> set[str]:
-    """Keep the keys of this adapter: those of others are missing as they should be."""
-    return {key for key in map(str, keys) if name in key.split(".")}
+def _unread(info: Any, name: str) -> set[str]:
+    """Give what was not loaded of an adapter.
+
+    Parts of other adapters are missing as they should be, and PEFT writes some parts twice.
+    """
+    missing = {key for key in map(str, info.missing_keys) if name in key.split(".")}
+    twice = {"modules_to_save", "original_module"}
+    return missing | {k for k in map(str, info.unexpected_keys) if twice.isdisjoint(k.split("."))}

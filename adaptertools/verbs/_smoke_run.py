@@ -9,9 +9,11 @@ from time import perf_counter
 from typing import Any
 
 from adaptertools.verbs import _smoke_ask as ask
-from adaptertools.verbs._smoke_ask import Outputs, Script, Text
-from adaptertools.verbs._smoke_load import Loaded, explained
+from adaptertools.verbs._smoke_ask import Outputs
+from adaptertools.verbs._smoke_load import Loaded
 from adaptertools.verbs._smoke_peak import watched
+from adaptertools.verbs._smoke_quiet import explained
+from adaptertools.verbs._smoke_script import Script, Text, fit, forced
 
 Load = Callable[[], Loaded]
 # What a wrong merge could look like: name -> what the update is multiplied by. With "whole" only
@@ -90,8 +92,8 @@ def beside(
                 model.set_adapter(names)
                 answers.append(ask.answer(model, script))
                 ask.read(model, script.kind, script.texts[:1])
-    along = [text for told, _ in answers for text in ask.forced(script, told)]
-    kept = ask.fit([*along, *script.texts], script.width)
+    along = [text for told, _ in answers for text in forced(script, told)]
+    kept = fit([*along, *script.texts], script.width)
     runs = []
     for (name, ref, names), (told, speed) in zip(groups, answers, strict=True):
         with explained("run", ref):

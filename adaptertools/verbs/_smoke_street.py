@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from adaptertools.verbs import _smoke_ask as ask
 from adaptertools.verbs import _smoke_load as loading
+from adaptertools.verbs import _smoke_quiet as quietly
 from adaptertools.verbs._smoke_kind import Kind, kind
+from adaptertools.verbs._smoke_model import Beside, Model
 from adaptertools.verbs._smoke_run import FACTORS, Run, Sides, alone, beside
-from adaptertools.verbs._smoke_subject import Beside, Model, Subject
+from adaptertools.verbs._smoke_script import Script, Text, fit, script
+from adaptertools.verbs._smoke_subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Street:
     place: str
     quant: str
     seed: int
-    script: ask.Script
+    script: Script
     say: Callable[[str], None]
 
     def load(self, model: Model, adapters: Sequence[Beside] = ()) -> loading.Loaded:
@@ -58,7 +60,7 @@ class Walked:
     sides: Sides | None
     base: Run | None
     merged: Run | None
-    texts: tuple[ask.Text, ...]  # what all of them read
+    texts: tuple[Text, ...]  # what all of them read
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -76,43 +78,43 @@ def settle(
 
     model = it.merged or it.base
     assert model is not None
-    place, found = loading.device(device), kind(model, () if it.merged else it.adapters)
-    with loading.explained("read by transformers", model.ref):
+    place, found = quietly.device(device), kind(model, () if it.merged else it.adapters)
+    with quietly.explained("read by transformers", model.ref):
         config: Any = AutoConfig.from_pretrained(
             model.folder, local_files_only=True, trust_remote_code=False
         )
-    script = ask.script(
+    asked = script(
         found, config, [each.folder for each in (it.merged, *it.adapters, it.base) if each],
         prompts=prompts, texts=texts, new_tokens=new_tokens, seed=seed,
         vocabulary=max((a.vocabulary for a in it.adapters if a.vocabulary), default=None),
     )  # fmt: skip
-    return Street(it=it, kind=found, place=place, quant=quant, seed=seed, script=script, say=say)
+    return Street(it=it, kind=found, place=place, quant=quant, seed=seed, script=asked, say=say)
 
 
 def walk(street: Street) -> Walked:
     """Run what there is: first the adapters, whose answers all the others read along."""
-    it, script, held = street.it, street.script, 0
-    sides, texts = None, ask.fit(script.texts, script.width)
+    it, asked, held = street.it, street.script, 0
+    sides, texts = None, fit(asked.texts, asked.width)
     if it.adapters and it.base:
         street.say("Running the base with its adapters")
         load = partial(street.load, it.base, it.adapters)
         plain = all(adapter.plain for adapter in it.adapters)
         wrong = ("twice", "opposite") if plain else tuple(FACTORS)
         sides = beside(
-            _groups(it), load, script, place=street.place, tried=wrong if it.merged else (),
+            _groups(it), load, asked, place=street.place, tried=wrong if it.merged else (),
             scales={f"adapter{n}": adapter.scale for n, adapter in enumerate(it.adapters, 1)},
         )  # fmt: skip
         texts, held = sides.texts, sides.held
-    runs: dict[str, Run | None] = {"base": None, "merged": None}
-    for name, model in (("base", it.base), ("merged", it.merged)):
+    runs: list[Run | None] = []
+    for name, model in (("base", it.base), ("merged" if sides else "model", it.merged)):
+        run = None
         if model is not None:
-            street.say(f"Running the {'base' if name == 'base' else 'model'}")
+            street.say(f"Running the {name}" + " model" * (name == "merged"))
             load = partial(street.load, model)
-            runs[name] = run = alone(
-                name, model.ref, load, script, texts, place=street.place, held=held
-            )
+            run = alone(name, model.ref, load, asked, texts, place=street.place, held=held)
             held += run.held
-    return Walked(sides=sides, base=runs["base"], merged=runs["merged"], texts=texts)
+        runs.append(run)
+    return Walked(sides=sides, base=runs[0], merged=runs[1], texts=texts)
 
 
 def _groups(it: Subject) -> list[tuple[str, str, list[str]]]:

@@ -3,77 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptertools import hub, tensorfile
+from adaptertools import hub
 from adaptertools.errors import Mismatch, NotFound, Unreadable, Unsafe, Unsupported, shown
-from adaptertools.verbs._config import embedding
 from adaptertools.verbs._finish import RECEIPT, read_receipt
+from adaptertools.verbs._smoke_model import ADAPTER, MODEL, WEIGHTS, Beside, Model
 
-MODEL, ADAPTER, WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 Ref = str | Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """One model: as it was named, where it is, and its config.json."""
-
-    ref: str
-    folder: Path
-    config: Mapping[str, Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of its weights on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-
-    @property
-    def packing(self) -> Mapping[str, Any]:
-        """What it says about how it is quantised on disk; empty where it is not."""
-        found = self.config.get("quantization_config")
-        return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """One adapter that is run beside the base, by PEFT."""
-
-    ref: str
-    folder: Path
-    config: Mapping[str, Any]  # its adapter_config.json
-    scale: float = 1.0  # what the merge multiplied its update by
-
-    @property
-    def plain(self) -> bool:
-        """Whether it only adds scaled products to weights: those sum, and can be rescaled."""
-        c = self.config
-        only = c.get("peft_type") == "LORA" and not c.get("use_dora")
-        whole = c.get("modules_to_save") or c.get("trainable_token_indices")
-        return only and not whole and c.get("bias", "none") == "none"
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        header = tensorfile.read_header(self.folder / WEIGHTS).tensors
-        return {name: spec.shape for name, spec in header.items() if len(spec.shape) == 2}
-
-    @property
-    def labels(self) -> int | None:
-        """How many labels the head has that it brings along; None where it brings none."""
-        saved = [f".{name}." for name in self.config.get("modules_to_save") or ()]
-        heads = {
-            name: shape[0]
-            for name, shape in self._shapes().items()
-            if any(each in name for each in saved) and not embedding(name)
-        }
-        return heads[max(heads)] if heads else None
-
-    @property
-    def vocabulary(self) -> int | None:
-        """How many rows the embeddings have that it brings along; None where it brings none."""
-        rows = [shape[0] for name, shape in self._shapes().items() if embedding(name)]
-        return max(rows, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,8 @@ def health(runs: Sequence[Run]) -> list[Finding]:
     for run in runs:
         if not finite(run.outputs):
             said.append(finding("error", "SMK001", run.name, "Its outputs hold NaN or infinity."))
-        if run.loaded.missing and run.name != "adapter":
-            level: Level = "error" if run.name == "merged" else "warning"
+        if run.loaded.missing and not run.name.startswith("adapter"):
+            level: Level = "error" if run.name in ("merged", "model") else "warning"
             text = f"Its files lack {first(run.loaded.missing, 3)}: random numbers stand there."
             said.append(finding(level, "SMK002", run.name, text))
     return said
@@ -82,7 +82,7 @@ def sides(found: Sides, base: Run, *, choices: bool) -> list[Finding]:
 
 
 def judge(
-    how: Share, near: Pair, far: Pair, *, quantised: bool, dtype: str, scalable: bool
+    how: Share, near: Pair, far: Pair, *, quantised: bool, dtypes: Sequence[str], scalable: bool
 ) -> tuple[Verdict, list[Finding]]:
     """Conclude whom the merged model follows.
 
@@ -91,6 +91,7 @@ def judge(
     adapter moves less than the dtype blurs, the merged model may be further from the adapter than
     the base is: then only the share counts.
     """
+    dtype = max(dtypes, key=lambda name: BLUR.get(name, 0.0))
     blurred = quantised or how.effect < BLUR.get(dtype, 0.0)
     closer = near.gap < far.gap
     word = _word(how, closer, blurred, scalable)

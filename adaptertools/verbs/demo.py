@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -15,6 +16,7 @@ from adaptertools.errors import Unsafe, shown
 from adaptertools.jobs import MergePlan
 from adaptertools.report import Report
 from adaptertools.verbs import demo_model as tiny
+from adaptertools.verbs.smoke import Smoke
 
 PROMPTS = ("Beautiful is", "Errors should", "In the face of")
 
@@ -43,12 +45,16 @@ class Demo:
     verification: Report
     prompts: tuple[Answer, ...]
     logit_gap: float
+    packed: Report  # of the merge into a base in 4 bit
+    smoke: Smoke | None  # of that merged model; None where bitsandbytes is not installed
     seconds: dict[str, float]
 
     @property
     def ok(self) -> bool:
-        """Whether the merge verified, and the merged model answers as base and adapter do."""
-        return self.verification.ok and all(each.adapter == each.merged for each in self.prompts)
+        """Whether both merges verified, and the merged models answer as base and adapter do."""
+        smoked = self.smoke is None or self.smoke.ok
+        answered = all(each.adapter == each.merged for each in self.prompts)
+        return self.verification.ok and self.packed.ok and smoked and answered
 
     def as_json(self) -> dict[str, Any]:
         """Give the answers, the gap, the times and both reports; the plan prints itself."""
@@ -60,6 +66,8 @@ class Demo:
             "seconds": self.seconds,
             "merge": self.report.as_json(),
             "verify": self.verification.as_json(),
+            "packed": self.packed.as_json(),
+            "smoke": self.smoke.as_json() if self.smoke else None,
         }
 
 
@@ -126,6 +134,7 @@ def _street(folder: Path, seed: int, clock: _Clock) -> Demo:
         verification = verify(merged)
     with clock.step("ask", "Asking the base, the adapter and the merged model"):
         prompts, logit_gap = _ask(base, adapter, merged, seed)
+    packed, smoked = _packed_street(folder, clock)
     return Demo(
         folder=folder,
         base=base,
@@ -137,8 +146,27 @@ def _street(folder: Path, seed: int, clock: _Clock) -> Demo:
         verification=verification,
         prompts=prompts,
         logit_gap=logit_gap,
+        packed=packed,
+        smoke=smoked,
         seconds=clock.seconds,
     )
+
+
+def _packed_street(folder: Path, clock: _Clock) -> tuple[Report, Smoke | None]:
+    """Put the base into 4 bit, merge the adapter into that, and ask the result."""
+    from adaptertools.verbs.merge import merge
+    from adaptertools.verbs.smoke import smoke
+
+    base, adapter = folder / "base", folder / "adapter"
+    with clock.step("pack", "Putting the base into 4 bit: a merge with --scale 0 --quant 4bit"):
+        merge(adapter, base=base, out=folder / "base-4bit", scale=0.0, quant="4bit")
+    with clock.step("merge-4bit", "Merging into the 4-bit base, rounding so that it survives"):
+        packed = folder / "base-4bit"
+        report = merge(adapter, base=packed, out=folder / "merged-4bit", verify=True)
+    if find_spec("bitsandbytes") is None:
+        return report, None
+    with clock.step("smoke", "Running base, adapter and merged model in 4 bit"):
+        return report, smoke(folder / "merged-4bit", prompts=PROMPTS, max_new_tokens=40)
 
 
 def _make(base: Path, adapter: Path, seed: int, clock: _Clock) -> None:

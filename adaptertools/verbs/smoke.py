@@ -10,8 +10,9 @@ from typing import Any
 from adaptertools.errors import Unsupported, shown
 from adaptertools.report import Finding, plain
 from adaptertools.verbs import _smoke_ask as ask
-from adaptertools.verbs import _smoke_load as loading
+from adaptertools.verbs import _smoke_quiet as quietly
 from adaptertools.verbs._smoke_judge import Pair, Share, pair, same_shapes, share
+from adaptertools.verbs._smoke_load import QUANTS
 from adaptertools.verbs._smoke_run import Run
 from adaptertools.verbs._smoke_street import Street, Walked, settle, walk
 from adaptertools.verbs._smoke_subject import subject
@@ -22,7 +23,7 @@ from adaptertools.verbs._smoke_verdict import Verdict, finding, health, judge, s
 class Row:
     """One model that was run, and what it did."""
 
-    name: str  # "base", "adapter", "adapter 1" …, "merged"
+    name: str  # "base", "adapter", "adapter 1" …, "merged"; "model" where it is not compared
     ref: str  # as it was named
     loaded: str  # its dtype and quantisation
     tokens_per_second: float  # generated, or read where the model does not generate
@@ -84,13 +85,13 @@ def smoke(
     Raises NotFound, Unreadable, Mismatch, Unsafe or Unsupported; each says what to do.
     """
     it = subject(thing, base, adapters)
-    if quant not in loading.QUANTS:
-        raise Unsupported(f"--quant {shown(quant)} is unknown. Known: {', '.join(loading.QUANTS)}.")
+    if quant not in QUANTS:
+        raise Unsupported(f"--quant {shown(quant)} is unknown. Known: {', '.join(QUANTS)}.")
     if max_new_tokens < 1 or [] in (prompts and list(prompts), texts and list(texts)):
         raise Unsupported("smoke needs at least one prompt, one text and one new token.")
-    loading.need("torch", "transformers", *["peft"] * bool(it.adapters))
+    quietly.need("torch", "transformers", *["peft"] * bool(it.adapters))
     progress("Importing torch and transformers")
-    with loading.hush(small=it.small):
+    with quietly.hush(small=it.small):
         street = settle(
             it, quant=quant, device=device, prompts=prompts, texts=texts,
             new_tokens=max_new_tokens, seed=seed, say=progress,
@@ -112,7 +113,7 @@ def _conclude(thing: str, street: Street, done: Walked) -> Smoke:
             outputs = (done.base.outputs, done.sides.runs[0].outputs, done.merged.outputs)
             how = share(*outputs, done.sides.others, choices=choices)
             verdict, more = judge(
-                how, *pairs[:2], dtype=done.base.loaded.dtype,
+                how, *pairs[:2], dtypes=(done.base.loaded.dtype, done.merged.loaded.dtype),
                 quantised=done.base.loaded.quantised or done.merged.loaded.quantised,
                 scalable="twice" in done.sides.others,
             )  # fmt: skip

@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from difflib import SequenceMatcher
 from typing import Any
 
 import transformers
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.models.auto import modeling_auto as auto
-from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.base import (
+    MODULES_TO_PATCH_FOR_QUANTIZATION,
+    get_keys_to_not_convert,
+)
 from transformers.quantizers.quantizers_utils import should_convert_module
+from transformers.utils.quantization_config import QuantizationMethod
 
 from . import generate_models as models
 from .built import Facts, build, first, look, template, variants
@@ -85,7 +90,8 @@ def renames(model: Any) -> tuple[set[tuple[str, str]], set[str]]:
     stored: set[str] = set()
     every = get_model_conversion_mapping(model, add_legacy=False)
     seen = look(model)
-    one = {template(n): n for key in ("linear", "conv1d", "other") for n in sorted(seen[key])}
+    every_module = sorted(seen["linear"] | seen["conv1d"] | seen["other"])
+    one = {re.sub(r"\.\d+\.", ".N.", name, count=1): name for name in every_module}
     weights = [f"{name}.weight" for name in one.values()]
     own = {n for n, _ in model.named_parameters()}
     experts = list({template(n): n for n in sorted(seen["experts"])}.values())
@@ -103,24 +109,33 @@ def renames(model: Any) -> tuple[set[tuple[str, str]], set[str]]:
 
 
 def core(theirs: str, ours: str) -> tuple[str, str]:
-    """Take off what two names begin and end with; N for the indices if both have the same."""
-    if re.findall(r"(?<=\.)\d+", theirs) == re.findall(r"(?<=\.)\d+", ours):
-        theirs, ours = template(theirs), template(ours)
+    """Take off what two names begin and end with, and write N for the indices that both have."""
     a, b = theirs.split("."), ours.split(".")
+    at = [[i for i, part in enumerate(parts) if part.isdigit()] for parts in (a, b)]
+    indices = [[parts[i] for i in where] for parts, where in zip((a, b), at, strict=True)]
+    for i, j, size in SequenceMatcher(None, *indices).get_matching_blocks():
+        for k in range(size):
+            a[at[0][i + k]] = b[at[1][j + k]] = "N"
     while len(a) > 1 and len(b) > 1 and a[-1] == b[-1]:
         del a[-1], b[-1]
-    while len(a) > 1 and len(b) > 1 and a[0] == b[0] and not a[1].isdigit():
+    while len(a) > 1 and len(b) > 1 and a[0] == b[0] and not re.match(r"(N|\d+)$", a[1]):
         del a[0], b[0]
     return ".".join(a), ".".join(b)
 
 
 def skipped(model: Any) -> set[str]:
-    """Give the default skip list, but for what hits no 2-D weight."""
+    """Give the default skip list, as far as it hits linear modules."""
     seen = look(model)
-    weights = seen["linear"] | seen["conv1d"] | seen["other"]
+    weights = seen["linear"] | seen["conv1d"]
     keys = [key for key in get_keys_to_not_convert(model) if not key.endswith(".bias")]
     hit = [key for key in keys if any(not should_convert_module(n, [key]) for n in weights)]
     return {template(key) for key in hit}
+
+
+def is_unpacked(module: Any) -> bool:
+    """Tell whether the loader of a packed checkpoint puts other modules in a module's place."""
+    methods = MODULES_TO_PATCH_FOR_QUANTIZATION.get(type(module).__name__, {})
+    return QuantizationMethod.BITS_AND_BYTES in methods.get("quantization_methods", ())
 
 
 def unused(cls: Any) -> list[str]:
@@ -185,6 +200,8 @@ def type_facts(model_type: str) -> dict[str, Any]:
         more_pairs, more_stored = renames(model)
         pairs, stored = pairs | more_pairs, stored | {n.removeprefix(prefix) for n in more_stored}
         kept |= set(model._keep_in_fp32_modules)
+        if any(is_unpacked(part) for part in model.modules()):
+            entry["unpacked"] = True
         ignored |= {key for part in model.modules() for key in unused(type(part))}
         classes[name] = class_facts(model_type, name)
         if name == base(model_type):

@@ -1,0 +1,93 @@
+"""An adapter's sizes as one HTML page: no script, nothing fetched, every name escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from adaptertools.cli._heat import TITLE, Heat, level
+from adaptertools.errors import shown
+from adaptertools.verbs.inspect import Inspection
+
+CELL, MARGIN, TOP = 16, 220, 24
+STEPS = 9
+MOST = 5000  # modules in the table
+
+_STYLE = """
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
+code, td, th { font: 12px/1.6 ui-monospace, monospace } svg text { font: 11px ui-monospace, monospace }
+td, th { padding: 0 .8em; text-align: right } td:first-child, th:first-child { text-align: left }
+.scroll { overflow-x: auto }
+"""
+
+
+def page(found: Inspection, grid: Heat) -> str:
+    """Write the page: what it is, the heat map, and a row for each module."""
+    name = _safe(found.ref)
+    facts = [("base", found.base or "not named"), ("method", found.method or "unknown"),
+             *(("targets", each) for each in found.targets[:100])]  # fmt: skip
+    said = "".join(f"<li>{key}: <code>{_safe(value)}</code></li>" for key, value in facts)
+    notes = "".join(f"<li>{_safe(note)}</li>" for note in found.notes)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f"<style>{_STYLE}</style></head>\n<body><h1><code>{name}</code></h1>\n<ul>{said}{notes}</ul>"
+        f'\n<h2>{TITLE}</h2>\n<div class="scroll">{"".join(_map(grid))}</div>\n'
+        f"<p>{_legend(grid)}</p>\n<table>{''.join(_table(found))}</table>\n</body></html>\n"
+    )
+
+
+def _safe(text: str) -> str:
+    return escape(shown(text, 400), quote=True)
+
+
+def _map(grid: Heat) -> Iterator[str]:
+    width = MARGIN + CELL * len(grid.layers) + CELL
+    height = TOP + CELL * len(grid.kinds) + CELL
+    yield f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img">'
+    for column, layer in enumerate(grid.layers):
+        if column % 5 == 0:
+            yield f'<text x="{MARGIN + CELL * column}" y="{TOP - 6}">{layer}</text>'
+    for row, name in enumerate(grid.kinds):
+        y = TOP + CELL * row
+        yield f'<text x="{MARGIN - 6}" y="{y + 12}" text-anchor="end">{_safe(name)}</text>'
+        for column, layer in enumerate(grid.layers):
+            if (name, layer) in grid.cells:
+                yield _cell(grid, name, layer, MARGIN + CELL * column, y)
+    yield "</svg>"
+
+
+def _cell(grid: Heat, name: str, layer: int, x: int, y: int) -> str:
+    size = grid.cells[name, layer]
+    words = "unknown" if size is None else f"{size:.4g}"
+    colour = "none" if size is None else _colour(level(size, grid.largest, STEPS))
+    return (
+        f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{colour}" '
+        f'stroke="#ccc" stroke-width=".5"><title>{_safe(name)}, layer {layer}: {words}</title></rect>'
+    )
+
+
+def _colour(step: int) -> str:
+    """Give a colour from white, for nothing, to dark blue."""
+    return f"hsl(220, 80%, {100 - 70 * step // STEPS}%)"
+
+
+def _legend(grid: Heat) -> str:
+    boxes = "".join(
+        f'<svg width="{CELL}" height="{CELL}"><rect width="{CELL}" height="{CELL}" '
+        f'fill="{_colour(step)}" stroke="#ccc"/></svg>'
+        for step in range(STEPS + 1)
+    )
+    return f"0 {boxes} {grid.largest:.4g}; no square: no such module; empty: unknown"
+
+
+def _table(found: Inspection) -> Iterator[str]:
+    heads = ("module", "‖ΔW‖", "spectral", "effective rank", "stable rank", "rank", "zeros in B")
+    yield "<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"
+    norms = found.norms or ()
+    for norm in norms[:MOST]:
+        sizes = (norm.norm, norm.spectral, norm.effective_rank, norm.stable_rank, norm.rank,
+                 norm.zeros)  # fmt: skip
+        cells = "".join(f"<td>{'-' if s is None else f'{s:.4g}'}</td>" for s in sizes)
+        yield f"<tr><td>{_safe(norm.target)}</td>{cells}</tr>\n"
+    if len(norms) > MOST:
+        yield f"<tr><td>… and {len(norms) - MOST} more</td></tr>"

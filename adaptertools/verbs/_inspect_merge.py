@@ -1,0 +1,79 @@
+"""What merging would change: whether it can be done, and which tensors of a base it is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from adaptertools import checkpoint, hub, plugins, targets
+from adaptertools.adapter import Adapter
+from adaptertools.checkpoint import Checkpoint
+from adaptertools.errors import AdapterToolsError, Unsupported, shown
+from adaptertools.verbs._inspect_config import word
+from adaptertools.verbs._inspect_held import Held
+from adaptertools.verbs._inspect_parts import Contents
+
+if TYPE_CHECKING:
+    from adaptertools.methods import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merging:
+    """Whether the adapter can be merged, and what of a base would change."""
+
+    possible: bool
+    why: str = ""  # why not
+    base: str | None = None  # the base that was looked at
+    changes: tuple[str, ...] = ()  # its tensors that would change or be added, as patterns
+    changed: int | None = None
+    tensors: int | None = None  # of the base
+
+
+def merging(held: Held, found: Contents, base: str | Path | None) -> Merging:
+    """Say what a merge would do, from headers.
+
+    Raises what opening the base raises; that the two do not fit is an answer.
+    """
+    stored = checkpoint.read(hub.local(base, "base"), str(base)) if base is not None else None
+    try:
+        adapter = _checked(held, found)
+        return _into(adapter, stored) if stored else Merging(possible=True)
+    except AdapterToolsError as error:
+        return Merging(possible=False, why=str(error), base=stored.ref if stored else None)
+
+
+def _into(adapter: Adapter, stored: Checkpoint) -> Merging:
+    from adaptertools.verbs._assembly import assemble
+    from adaptertools.verbs._quantise import recognise
+
+    it = assemble(stored, [(adapter, 1.0)], mha_out_proj="once", packed=recognise(stored))
+    changed = [name for name, draft in it.drafts.items() if draft.updates or draft.why]
+    return Merging(
+        possible=True, base=stored.ref, changes=targets.fold(changed), changed=len(changed),
+        tensors=len(stored.tensors),
+    )  # fmt: skip
+
+
+def _checked(held: Held, found: Contents) -> Adapter:
+    """Give the adapter, if its method can be merged as far as the adapter alone can tell."""
+    method = word(held.dialect, held.config, "method")
+    if held.dialect != "peft" or method is None:
+        raise Unsupported("It is no PEFT adapter, and no other is merged yet.")
+    how = cast("Method | None", plugins.load("methods", method.lower()))
+    if how is None:
+        known = ", ".join(name.upper() for name in plugins.names("methods"))
+        raise Unsupported(f"{shown(method)} cannot be merged yet. Known: {known}.")
+    if found.adapter is None:
+        raise Unsupported(found.why or held.fault or "There are no weights.")
+    adapter = found.adapter
+    how.check(adapter.config)
+    if held.file.endswith(".bin"):
+        raise Unsupported(
+            f"{shown(held.file)} is a pickle. Make safetensors of it with `adaptertools convert "
+            f"{shown(held.file)} --to peft`."
+        )
+    for entry in adapter.entries:
+        if odd := sorted(entry.parts.keys() - how.tensors.keys()):
+            raise Unsupported(f"{shown(entry.target)}: {how.peft_type} has no {shown(odd[0])}.")
+    return adapter
