@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from adaptertools.adapter import Adapter
     from adaptertools.jobs import MergePlan
     from adaptertools.report import Finding, Report
+    from adaptertools.verbs.convert import convert
     from adaptertools.verbs.demo import demo
     from adaptertools.verbs.inspect import Inspection, inspect
     from adaptertools.verbs.merge import merge
@@ -50,6 +51,7 @@ _NAMES = {
     "Inspection": ("verbs.inspect", "Inspection"),
     "MergePlan": ("jobs", "MergePlan"),
     "Report": ("report", "Report"),
+    "convert": ("verbs.convert", "convert"),
     "demo": ("verbs.demo", "demo"),
     "errors": ("errors", ""),
     "inspect": ("verbs.inspect", "inspect"),
@@ -62,8 +64,8 @@ _NAMES = {
 }
 
 __all__ = [
-    "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "demo", "errors",
-    "inspect", "merge", "open", "plan", "smoke", "validate", "verify",
+    "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "convert", "demo",
+    "errors", "inspect", "merge", "open", "plan", "smoke", "validate", "verify",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ NAMES: Mapping[str, str] = {
 }
 CONFIG = "adapter_config.json"
 _POINTER = b"version https://git-lfs"
-_PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # What every PEFT release writes whatever the method is, and LoRA's own.
 _PEFT_KEYS = frozenset(
     {"base_model_name_or_path", "inference_mode", "lora_alpha", "lora_dropout", "target_modules",
@@ -39,35 +39,39 @@ _RULES: Mapping[str, Callable[[_Config], bool]] = {
         isinstance(c.get("config"), dict)
         and bool({"model_class", "model_type", "model_name"} & c.keys())
     ),
-    "tunix": lambda c: "tunix" in str(c.get("framework", "")),
-    "lerobot": lambda c: str(c.get("base_model", "")).startswith("lerobot/"),
+    "tunix": lambda c: "tunix" in _word(c, "framework"),
+    "lerobot": lambda c: _word(c, "base_model").startswith("lerobot/"),
 }
 # Weights that tell where a config does not.
 _FILES = {
-    "peft": _PEFT_WEIGHTS,
+    "peft": WEIGHTS,
     "mlx": ("adapters.safetensors", "adapters.npz"),
     "adapterhub": ("pytorch_adapter.bin",),
 }
 
 
-def dialect(config: bytes | object, files: Collection[str] = ()) -> str:
-    """Tell which library wrote a config, given as its bytes or its JSON value, None for none.
+def dialect(data: bytes, value: object = None, files: Collection[str] = ()) -> str:
+    """Tell which library wrote a config; gives a key of NAMES.
 
-    `files` are the names beside it, which decide where the config does not. Gives a key of NAMES.
+    `data` are its bytes, empty where there is none, `value` what they say as JSON, where that is
+    known already. `files` are the names beside it, which decide where the config does not.
     """
-    if config is None:
+    if not data:
         return "none"
-    if isinstance(config, bytes):
-        if config.startswith(_POINTER):
-            return "lfs"
-        text = read(config)
-        if text.value is None:
-            return _of_unreadable(config, files)
-        config = text.value
-    if not isinstance(config, dict):
+    if data.startswith(_POINTER):
+        return "lfs"
+    if value is None and (value := read(data).value) is None:
+        return _of_unreadable(data, files)
+    if not isinstance(value, dict):
         return _beside(files)
+    config: _Config = value
     found = next((name for name, fits in _RULES.items() if fits(config)), "")
     return found or _without_type(config, files)
+
+
+def _word(config: _Config, key: str) -> str:
+    value = config.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _without_type(config: _Config, files: Collection[str]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
 from adaptertools.retention import Survival
-from adaptertools.rounding import Rounding
+from adaptertools.rounding import SAMPLED, Rounding
 from adaptertools.rowspace import row_space
 from adaptertools.sinks import Piece, sink_for
 from adaptertools.tiles import WIDE, Stored
@@ -23,7 +23,7 @@ from adaptertools.update import Opened
 if TYPE_CHECKING:
     from adaptertools.update import Array
 
-MEASURED = 4  # tiles that are measured, evenly spread
+MEASURED = 4  # tiles of a large tensor that are measured, evenly spread
 
 
 def run_packed(
@@ -41,8 +41,8 @@ def run_packed(
         sink = sink_for(edit, base.spread if isinstance(base, Unpacked) else None, basis, nonfinite)
         sink.begin(out, places)
         survival = Survival(basis)
-        tiles = -(-base.shape[0] // base.step) if not edit.turned else 1
-        every = -(-tiles // MEASURED)
+        tiles = -(-base.shape[0] // base.step)
+        every = 1 if base.shape[0] * base.shape[1] <= SAMPLED else -(-tiles // MEASURED)
         for i, piece in enumerate(_pieces(edit, base, opened)):
             measuring = bool(opened) and i % every == 0
             compared, count = sink.store(piece, measuring)

@@ -8,7 +8,7 @@ https://docs.python.org/3/library/pickletools.html#pickletools.genops
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adaptertools._pickle_ops import Names, Window, opcodes
-from adaptertools._pickle_vm import Machine, Tensor
+from adaptertools._pickle_vm import ALLOWED, Machine, Tensor
 from adaptertools._pickle_zip import Refused, Stored, entries
 from adaptertools.errors import NotFound, shown
 from adaptertools.tensorfile import BITS, TensorSpec
@@ -50,6 +50,12 @@ class Listing:
     tensors: Mapping[str, TensorSpec] = field(default_factory=dict)  # in the order of the file
     strided: Mapping[str, Strided] = field(default_factory=dict)
     others: tuple[str, ...] = ()  # names of values that are no tensors
+
+
+def foreign(names: Iterable[str]) -> tuple[str, ...]:
+    """Give those of a pickle's globals that saved tensors do not need."""
+    known = {name.replace(" ", ".") for name in ALLOWED}
+    return tuple(name for name in names if name not in known)
 
 
 def read(path: str | Path) -> Listing:

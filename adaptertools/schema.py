@@ -82,4 +82,4 @@ def _strict() -> Any:
         return isinstance(value, int) and not isinstance(value, bool)
 
     checker = plain.TYPE_CHECKER.redefine("integer", whole)
-    return jsonschema.validators.extend(plain, type_checker=checker)
+    return jsonschema.validators.extend(plain, type_checker=checker)  # type: ignore[no-untyped-call]

@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adaptertools import runner, tensorfile
+from adaptertools import packed_tiles, runner, tensorfile, unpacked
 from adaptertools.jobs import Edit, ShardJob
-from adaptertools.packing import CODES, Packed, Repack
+from adaptertools.packing import CODES, Packed, Repack, Writer
 from adaptertools.quant import fp4, fp8, int8, mxfp4, nf4
 from adaptertools.rounding import Rounding
 from adaptertools.update import Update
@@ -53,7 +53,9 @@ def normal(shape: tuple[int, ...], seed: int = 0, size: float = 0.05) -> torch.T
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * size
 
 
-def _hold(folder: Path, tensors: Tensors, module: Any, config: Any, values: Any, name: str) -> Held4:
+def _hold(
+    folder: Path, tensors: Tensors, module: Any, config: Any, values: Any, name: str
+) -> Held4:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "packed.safetensors"
     save_file({n: t.contiguous() for n, t in tensors.items()}, file)
@@ -159,10 +161,22 @@ WEIGHTS: Mapping[str, Callable[..., Held4]] = {
 }
 
 
+WRITERS: Mapping[str, Callable[..., Writer]] = {
+    "nf4": nf4.writer, "fp4": fp4.writer, "int8": int8.writer
+}  # fmt: skip
+
+
+def small_tiles(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Cut weights into tiles of about so many elements."""
+    monkeypatch.setattr(packed_tiles._base, "__defaults__", (size,))
+    monkeypatch.setattr(unpacked.height, "__defaults__", (size,))
+
+
 def lora(shape: Sequence[int], size: float, rank: int = 4, seed: int = 7) -> LowRank:
     """A random product of this norm."""
     rows, columns = shape
-    up, down = (normal(s, seed + i, 1.0).double() for i, s in enumerate([(rows, rank), (rank, columns)]))
+    up = normal((rows, rank), seed, 1.0).double()
+    down = normal((rank, columns), seed + 1, 1.0).double()
     up *= size / torch.linalg.norm(up @ down)
     return LowRank(Held(up.float()), Held(down.float()), 1.0)
 

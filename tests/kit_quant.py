@@ -28,8 +28,12 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 import adaptertools as at
@@ -41,7 +45,6 @@ bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is the oracle")
 
 Tensors = dict[str, torch.Tensor]
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 SIDES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "SCB", "weight_format")
 
 
@@ -75,10 +78,9 @@ class Kind:
         """Let PEFT write an adapter of random values, or one that was never trained."""
         with quiet():
             model = self.auto.from_pretrained(base, dtype=torch.float32)
-            fields = {"r": 4, "lora_alpha": 8, "task_type": self.task}
-            config = LoraConfig(
-                base_model_name_or_path=str(base), **fields | {"target_modules": [*self.targets]} | more
-            )
+            fields: dict[str, Any] = {"r": 4, "lora_alpha": 8, "task_type": self.task}
+            fields |= {"target_modules": [*self.targets]} | more
+            config = LoraConfig(base_model_name_or_path=str(base), **fields)
             peft = get_peft_model(model, config)
             randomise(peft, 0)
             peft.save_pretrained(folder)
@@ -127,6 +129,14 @@ KINDS: Mapping[str, Kind] = {
         partial(build, BertModel, BertConfig, **_BERT), AutoModel,
         ("query", "key", "value", "dense"), None,
     ),
+    "qwen2": Kind(
+        partial(build, Qwen2ForCausalLM, Qwen2Config, tie_word_embeddings=True, **DECODER),
+        AutoModelForCausalLM, _LINEAR,
+    ),
+    "mixtral": Kind(
+        partial(build, MixtralForCausalLM, MixtralConfig, num_local_experts=4, **DECODER),
+        AutoModelForCausalLM, ("q_proj", "o_proj"),
+    ),
 }  # fmt: skip
 
 
@@ -171,6 +181,54 @@ def dtype_of(folder: Path) -> torch.dtype:
     config = json.loads((folder / "config.json").read_text())
     found = getattr(torch, config.get("dtype") or config["torch_dtype"])
     assert isinstance(found, torch.dtype)
+    return found
+
+
+def packed_in_part(kind: Kind, base: Path, out: Path, *skip: str, **more: Any) -> Path:
+    """Save a base in nf4, some of its linear layers in 16 bit."""
+    dtype = dtype_of(base)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[*skip] or None, **more,
+    )  # fmt: skip
+    model = kind.load(base, quantization_config=config, device_map="cpu")
+    with quiet():
+        model.save_pretrained(out)
+    return out
+
+
+def save_fp8(base: Path, out: Path, block: tuple[int, int], static: bool = False) -> Path:
+    """Write a base in float8 with scales by block, as DeepSeek and Qwen do; by torch."""
+    tensors: Tensors = {}
+    for name, weight in read(base).items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = weight
+            continue
+        high, wide = (size // step for size, step in zip(weight.shape, block, strict=True))
+        tops = weight.float().reshape(high, block[0], wide, block[1]).abs().amax((1, 3)) / 448
+        spread = tops.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+        tensors[name] = (weight.float() / spread).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = tops
+        if static:
+            tensors[name.replace(".weight", ".activation_scale")] = torch.tensor(0.3)
+    config = json.loads((base / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "fp8", "weight_block_size": [*block], "modules_to_not_convert": ["lm_head"],
+        "activation_scheme": "static" if static else "dynamic",
+    }  # fmt: skip
+    out.mkdir()
+    (out / "config.json").write_text(json.dumps(config))
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    return out
+
+
+def decoded_fp8(folder: Path, block: tuple[int, int]) -> Tensors:
+    """What such a base is worth, by torch."""
+    stored = read(folder)
+    found = {n: t.double() for n, t in stored.items() if not n.endswith(("_inv", "_scale"))}
+    for name in (n for n in stored if f"{n}_scale_inv" in stored):
+        tops = stored[f"{name}_scale_inv"].double()
+        found[name] *= tops.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
     return found
 
 
@@ -338,6 +396,7 @@ class Streets:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.peft: dict[tuple[str, str], Tensors] = {}
 
     def base(self, kind: str, dtype: str = "BF16", shard_size: str = "5GB") -> Path:
         """A 16-bit base."""
@@ -369,6 +428,22 @@ class Streets:
         if not path.exists():
             at.merge(self.adapter(kind), base=self.base(kind, dtype), out=path)
         return path
+
+    def unpacked(self, kind: str, packing: str) -> Path:
+        """The adapter merged into a packed base, to 16 bit."""
+        path = self.folder / f"{kind}-{packing}-merged"
+        if not path.exists():
+            at.merge(self.adapter(kind), base=self.packed(kind, packing), out=path, quant="none")
+        return path
+
+    def expected(self, kind: str, packing: str) -> Tensors:
+        """The adapter merged by PEFT into what a packed base is decoded to."""
+        if (kind, packing) not in self.peft:
+            merged = peft_merged(
+                KINDS[kind], self.decoded(kind, packing), [self.adapter(kind)], [1.0]
+            )
+            self.peft[kind, packing] = merged
+        return self.peft[kind, packing]
 
     def decoded(self, kind: str, packing: str) -> Path:
         """That one decoded, in float64."""

@@ -1,4 +1,4 @@
-"""Grids against brute force in float64, on values that lie on, between, beside and beyond theirs."""
+"""Grids against brute force in float64: on their values, between, beside and beyond them."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,22 +17,19 @@ from adaptertools.packing import Repack
 from adaptertools.quant import fp4, int8, nf4
 from adaptertools.update.dora import Dora
 from tests import tiny_llama as tiny
-from tests.cases_recipe import quiet
-from tests.kit_packed import W, WEIGHTS, edit, four, lora, normal, run
-from tests.kit_quant import PACKINGS, Kind, Streets, save_packed, unbothered
+from tests.kit_packed import WEIGHTS, W, edit, four, lora, normal, run
+from tests.kit_quant import PACKINGS, Kind, save_packed
 from tests.update.weights import Held
 
 torch.set_num_threads(1)
 
+CONFIG = {
+    "vocab_size": 64, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
+}  # fmt: skip
 WIDE = Kind(
-    lambda: LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=64, hidden_size=256, intermediate_size=512, num_hidden_layers=1,
-            num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
-        )  # fmt: skip
-    ),
-    AutoModelForCausalLM, ("q_proj", "down_proj"),
-)  # fmt: skip
+    lambda: LlamaForCausalLM(LlamaConfig(**CONFIG)), AutoModelForCausalLM, ("q_proj", "down_proj")
+)
 PLACES = {
     "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.weight"
 }  # fmt: skip
@@ -72,9 +68,12 @@ every_merge = pytest.mark.parametrize("case", MERGES)
 
 
 def merged(street: Path, case: str, out: Path, scale: float = 1.0) -> Path:
-    base, how = MERGES[case]
-    at.merge(street / "adapter", base=street / base, out=out, scale=scale, **how)
-    return out
+    """A copy of a merge, which is made when it is first asked for."""
+    kept = street / f"{case} {scale}"
+    if not kept.exists():
+        base, how = MERGES[case]
+        at.merge(street / "adapter", base=street / base, out=kept, scale=scale, **how)
+    return Path(shutil.copytree(kept, out))
 
 
 def places(report: at.Report) -> set[str]:
@@ -87,8 +86,13 @@ def put(out: Path, tensors: tiny.Tensors) -> None:
     for path in sorted(out.glob("*.safetensors")):
         held = load_file(path)
         for name in held.keys() & tensors.keys():
-            assert (held[name].dtype, held[name].shape) == (tensors[name].dtype, tensors[name].shape)
-        save_file({n: tensors.get(n, t).contiguous() for n, t in held.items()}, path, {"format": "pt"})
+            assert (held[name].dtype, held[name].shape) == (
+                tensors[name].dtype,
+                tensors[name].shape,
+            )
+        save_file(
+            {n: tensors.get(n, t).contiguous() for n, t in held.items()}, path, {"format": "pt"}
+        )
 
 
 def same_but_for(out: Path, other: Path) -> tiny.Tensors:
@@ -218,9 +222,7 @@ def test_what_is_not_adapted_is_held_against_the_base(
 
 
 def test_merge_verifies_before_the_name_is_given(street: Path, tmp_path: Path) -> None:
-    report = at.merge(
-        street / "adapter", base=street / "nf4", out=tmp_path / "out", verify=True
-    )
+    report = at.merge(street / "adapter", base=street / "nf4", out=tmp_path / "out", verify=True)
     assert report.facts["verified"]["wrong"] == 0
     assert report.facts["verified"]["probed"] == len(PLACES)
 

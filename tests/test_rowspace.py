@@ -16,7 +16,9 @@ from adaptertools.update.shift import Shift
 from tests.update.weights import Held, Weight, noise
 
 
-def space(weight: torch.Tensor, updates: Sequence[Update], step: int = 7, dtype: str = "float32") -> Any:
+def space(
+    weight: torch.Tensor, updates: Sequence[Update], step: int = 7, dtype: str = "float32"
+) -> Any:
     base = Weight(weight, step, dtype)
     found = row_space(updates, [update.open(base) for update in updates], base)
     assert found.dtype == np.float32
@@ -31,7 +33,9 @@ def lora(seed: int, rows: int, columns: int, rank: int, scale: float = 1.0) -> L
 
 
 def delta(update: LowRank) -> torch.Tensor:
-    return torch.from_numpy(update.scale * (update.up.read("float64") @ update.down.read("float64")))
+    return torch.from_numpy(
+        update.scale * (update.up.read("float64") @ update.down.read("float64"))
+    )
 
 
 def caught(basis: Any, change: torch.Tensor) -> float:

@@ -18,7 +18,7 @@ from adaptertools.verbs.demo import Answer, Demo
 from tests import handmade
 from tests.kit import CASES
 
-NAMES = ("adapter", "demo", "plan", "receipt", "report", "smoke", "validation")
+NAMES = ("demo", "inspect", "plan", "receipt", "report", "smoke", "validation")
 # A case for every kind of update, and the options that bring it about.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "low-rank": ("linear_llama_sharded", {"max_shard_size": "10KB", "dtype": "float16"}),
@@ -73,7 +73,7 @@ def test_the_folder_holds_these_and_no_others() -> None:
     assert sorted(p.name for p in schema.folder().iterdir()) == [
         f"{name}.schema.json" for name in NAMES
     ]
-    with pytest.raises(NotFound, match="adapter, demo, plan, receipt, report, smoke, validation"):
+    with pytest.raises(NotFound, match="demo, inspect, plan, receipt, report, smoke, validation"):
         schema.load("nonsense")
 
 
@@ -165,7 +165,7 @@ def test_demo(small: dict[str, list[Any]], tmp_path: Path) -> None:
         folder=tmp_path, base=base, adapter=adapter, merged=tmp_path / "out",
         inspected=at.open(adapter), plan=plan, report=merged,
         verification=at.verify(tmp_path / "out"), prompts=(answer,), logit_gap=1e-7,
-        seconds={"import": 0.5, "merge": 0.25},
+        packed=merged, smoke=None, seconds={"import": 0.5, "merge": 0.25},
     )  # fmt: skip
     value = as_text(demo.as_json())
     schema.check("demo", value)

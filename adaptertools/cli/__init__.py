@@ -15,6 +15,7 @@ from adaptertools.version import VERSION
 
 # Command -> its line in --help. Static, so that help imports no command; a test compares them.
 COMMANDS = {
+    "convert": "Write an adapter in another format, without unpickling anything.",
     "demo": "Make, train, merge, verify and ask a tiny model, offline, in under a minute.",
     "inspect": "Say what an adapter is, from its config and header.",
     "merge": "Merge ADAPTERS into their base model, shard by shard.",

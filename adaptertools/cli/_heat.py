@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import hypot
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ SHADES = "░▒▓█"
 NOTHING, UNKNOWN, ABSENT = "·", "?", " "
 COLOURS = (24, 30, 72, 184)  # of 256, dark to bright as the shades
 MOST_ROWS, MOST_COLUMNS = 60, 1000  # what is drawn of more is the first of them
-TICK = 10  # columns between two numbers of the ruler
+WIDEST = 3  # characters of a cell, where there is room
 TITLE = "‖ΔW‖ by kind of module and layer"
 
 if TYPE_CHECKING:
@@ -50,12 +51,7 @@ def heat(norms: Sequence[Norm]) -> Heat:
             continue
         at = labels[kind(norm.target)], layer
         before = cells.get(at, 0.0)
-        known = norm.norm is not None and before is not None
-        cells[at] = (
-            (norm.norm**2 + before**2) ** 0.5
-            if known and norm.norm and before
-            else ((norm.norm or before) if known else None)
-        )
+        cells[at] = None if None in (before, norm.norm) else hypot(before or 0, norm.norm or 0)
     kinds, layers = tuple(sorted(labels.values())), tuple(sorted({layer for _, layer in cells}))
     left = max(len(kinds) - MOST_ROWS, 0) + max(len(layers) - MOST_COLUMNS, 0)
     return Heat(kinds[:MOST_ROWS], layers[:MOST_COLUMNS], cells, elsewhere, left)
@@ -82,13 +78,14 @@ def draw(grid: Heat, width: int, colour: bool) -> list[str]:
     if not grid.cells:
         return []
     margin = max(map(len, grid.kinds)) + 4
-    step = max(width - margin, TICK)
+    room = max(width - margin, 10)
+    wide = max(min(room // max(len(grid.layers), 1), WIDEST), 1)
     text = [f"{TITLE}:"]
-    for start in range(0, len(grid.layers), step):
-        layers = grid.layers[start : start + step]
-        text.append(f"{'layer':>{margin - 2}}  {_ruler(layers)}".rstrip())
+    for start in range(0, len(grid.layers), room // wide):
+        layers = grid.layers[start : start + room // wide]
+        text.append(f"{'layer':>{margin - 2}}  {_ruler(layers, wide)}".rstrip())
         for name in grid.kinds:
-            row = "".join(_cell(grid, name, layer, colour) for layer in layers)
+            row = "".join(_cell(grid, name, layer, colour, wide) for layer in layers)
             text.append(f"  {name:<{margin - 4}}  {row}".rstrip())
     text.append(f"  {_legend(grid, colour)}")
     for name, size in grid.elsewhere.items():
@@ -96,18 +93,18 @@ def draw(grid: Heat, width: int, colour: bool) -> list[str]:
     return text + [f"  … and {grid.left_out} more kinds or layers"] * bool(grid.left_out)
 
 
-def _ruler(layers: Sequence[int]) -> str:
-    marks = [str(layer) for layer in layers[::TICK]]
-    return "".join(mark[:TICK].ljust(TICK) for mark in marks)
+def _ruler(layers: Sequence[int], wide: int) -> str:
+    step = 10 if wide == 1 else 5
+    return "".join(str(layer)[: step * wide].ljust(step * wide) for layer in layers[::step])
 
 
-def _cell(grid: Heat, name: str, layer: int, colour: bool) -> str:
+def _cell(grid: Heat, name: str, layer: int, colour: bool, wide: int) -> str:
     if (name, layer) not in grid.cells:
-        return ABSENT
+        return ABSENT * wide
     size = grid.cells[name, layer]
     if size is None:
-        return UNKNOWN
-    return _shade(level(size, grid.largest), colour)
+        return UNKNOWN * wide
+    return _shade(level(size, grid.largest), colour, wide)
 
 
 def level(size: float, largest: float, steps: int = len(SHADES)) -> int:
@@ -115,11 +112,9 @@ def level(size: float, largest: float, steps: int = len(SHADES)) -> int:
     return min(int(size / largest * steps) + 1, steps) if size > 0 else 0
 
 
-def _shade(step: int, colour: bool) -> str:
-    if not step:
-        return NOTHING
-    sign = SHADES[step - 1]
-    return click.style(sign, fg=COLOURS[step - 1]) if colour else sign
+def _shade(step: int, colour: bool, wide: int = 1) -> str:
+    sign = (SHADES[step - 1] if step else NOTHING) * wide
+    return click.style(sign, fg=COLOURS[step - 1]) if colour and step else sign
 
 
 def _legend(grid: Heat, colour: bool) -> str:

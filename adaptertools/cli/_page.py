@@ -15,8 +15,10 @@ MOST = 5000  # modules in the table
 
 _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
-code, td, th { font: 12px/1.6 ui-monospace, monospace } svg text { font: 11px ui-monospace, monospace }
-td, th { padding: 0 .8em; text-align: right } td:first-child, th:first-child { text-align: left }
+code, td, th { font: 12px/1.6 ui-monospace, monospace }
+svg text { font: 11px ui-monospace, monospace }
+td, th { padding: 0 .8em; text-align: right }
+td:first-child, th:first-child { text-align: left }
 .scroll { overflow-x: auto }
 """
 
@@ -60,9 +62,10 @@ def _cell(grid: Heat, name: str, layer: int, x: int, y: int) -> str:
     size = grid.cells[name, layer]
     words = "unknown" if size is None else f"{size:.4g}"
     colour = "none" if size is None else _colour(level(size, grid.largest, STEPS))
+    title = f"<title>{_safe(name)}, layer {layer}: {words}</title>"
     return (
         f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{colour}" '
-        f'stroke="#ccc" stroke-width=".5"><title>{_safe(name)}, layer {layer}: {words}</title></rect>'
+        f'stroke="#ccc" stroke-width=".5">{title}</rect>'
     )
 
 

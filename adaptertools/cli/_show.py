@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from adaptertools.adapter import Adapter
 from adaptertools.cli._retention import table
 from adaptertools.errors import first, shown
 from adaptertools.jobs import MergePlan
@@ -19,7 +18,8 @@ from adaptertools.rounding import Rounding
 def show(value: object, as_json: bool = False, quiet: bool = False) -> None:
     """Print a value on stdout: JSON as schemas/ describe it, or words."""
     if as_json:
-        click.echo(json.dumps(_json(value), indent=2))
+        made: Any = value
+        click.echo(json.dumps(made.as_json(), indent=2))
     elif not quiet or not getattr(value, "ok", True):
         click.echo("\n".join(lines(value)))
 
@@ -34,42 +34,9 @@ def size(count: float) -> str:
 
 
 @singledispatch
-def _json(value: object) -> object:
-    made: Any = value
-    return made.as_json()
-
-
-@singledispatch
 def lines(value: object) -> list[str]:
     """Write a value in words; each type that is shown registers here."""
     raise TypeError(f"No way to show a {type(value).__name__}.")
-
-
-@_json.register(Adapter)
-def _(value: Adapter) -> object:
-    return {
-        "ref": value.ref, "format": value.format, "method": value.method, "base": value.base,
-        "rank": value.rank, "targets": list(value.targets), "modules": len(value.entries),
-        "saved": [saved.name for saved in value.saved], "tensors": len(value.tensors),
-        "token_rows": sum(len(rows.indices) for rows in value.rows), "bytes": value.nbytes,
-    }  # fmt: skip
-
-
-@lines.register(Adapter)
-def _(value: Adapter) -> list[str]:
-    scales = sorted({entry.scale for entry in value.entries})
-    text = [
-        f"{shown(value.ref)}: {value.method}, {value.format} format",
-        f"  base      {shown(value.base or 'not named')}",
-        f"  rank      {value.rank}, scale {', '.join(f'{s:g}' for s in scales[:5]) or '-'}",
-        f"  targets   {first(value.targets, 12)} in {len(value.entries)} modules",
-        f"  tensors   {len(value.tensors)}, {size(value.nbytes)}",
-    ]
-    if value.saved:
-        text.append(f"  saved     {first(saved.name for saved in value.saved)}")
-    for rows in value.rows:
-        text.append(f"  tokens    {len(rows.indices)} rows of {shown(rows.target)}")
-    return text
 
 
 @lines.register(MergePlan)

@@ -132,7 +132,8 @@ def _merge(value: Inspection) -> Iterator[str]:
         count = value.modules + len(value.token_rows)
         yield f"  merge     changes {count} weights{whole}; pass --base to see which"
     else:
-        yield f"  merge     changes {merge.changed} of the {merge.tensors} tensors of {shown(merge.base)}"
+        whole = f"{merge.changed} of the {merge.tensors} tensors of {shown(merge.base)}"
+        yield f"  merge     changes {whole}"
         yield from _listing("", merge.changes)
 
 
@@ -151,14 +152,15 @@ def _deep(value: Inspection) -> Iterator[str]:
     yield from _heat.draw(_heat.heat(value.norms or ()), width, colour)
     yield "Largest:"
     for norm in sorted(known, key=lambda norm: -(norm.norm or 0))[:TOP]:
-        yield (f"  {shown(norm.target)}  ‖ΔW‖ {norm.norm:.3g}, spectral {norm.spectral:.3g}, "
-               f"effective rank {norm.effective_rank:.1f}, stable rank {norm.stable_rank:.1f}")  # fmt: skip
+        ranks = f"effective rank {norm.effective_rank:.1f}, stable rank {norm.stable_rank:.1f}"
+        yield f"  {shown(norm.target)}  {norm.norm:.3g}, spectral {norm.spectral:.3g}, {ranks}"
 
 
 def _tensors(value: Inspection) -> Iterator[str]:
     for each in value.tensors or ():
         shape = "×".join(map(str, each.shape)) or "scalar"
-        yield f"  {shown(each.name)}  {each.dtype} {shape}  {size(each.bytes)}  {each.role}".rstrip()
+        facts = f"{each.dtype} {shape}  {size(each.bytes)}  {each.role}"
+        yield f"  {shown(each.name)}  {facts}".rstrip()
 
 
 def _listing(title: str, names: Sequence[str]) -> Iterator[str]:

@@ -12,13 +12,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from adaptertools import peft_keys as _keys
 from adaptertools.adapter import Adapter, Entry, Saved, TokenRows
-from adaptertools.errors import Mismatch, Unreadable, Unsupported, first, shown
-from adaptertools.formats import _keys
-from adaptertools.formats._patterns import pattern_value
+from adaptertools.errors import Mismatch, Unreadable, first, shown
+from adaptertools.formats import _bin
+from adaptertools.patterns import pattern_value
 from adaptertools.tensorfile import TensorSpec, read_header, same
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLED = (
+    "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
+)  # fmt: skip
 
 _KINDS: Mapping[str, type] = {
     "alpha_pattern": dict, "auto_mapping": dict, "base_model_name_or_path": str,
@@ -47,7 +50,7 @@ def read(folder: Path, ref: str) -> Adapter:
     cannot be read, and Unsafe for a rank or alpha pattern that could run for ever.
     """
     config = read_config(folder / CONFIG)
-    return build(config, read_header(_weights(folder)).tensors, folder, ref)
+    return build(config, _tensors(folder), folder, ref)
 
 
 def build(
@@ -131,16 +134,11 @@ def _check_kinds(config: Mapping[str, Any], path: Path) -> None:
             )
 
 
-def _weights(folder: Path) -> Path:
-    path = folder / WEIGHTS
-    if path.is_file():
-        return path
-    if (folder / "adapter_model.bin").is_file():
-        raise Unsupported(
-            f"{shown(folder)} has its weights in adapter_model.bin only. That is a pickle, which "
-            "can run code; adaptertools never unpickles. `adaptertools convert` will make "
-            "safetensors of it once it exists; until then load and save it with PEFT."
-        )
+def _tensors(folder: Path) -> Mapping[str, TensorSpec]:
+    if (folder / WEIGHTS).is_file():
+        return read_header(folder / WEIGHTS).tensors
+    if (folder / PICKLED).is_file():
+        return _bin.tensors(folder / PICKLED)
     raise Unreadable(f"{shown(folder)} has an {CONFIG} and no {WEIGHTS}. Fetch the weights too.")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from adaptertools.layouts import known
 
-_KINDS = ("linear", "conv1d", "other", "experts")
+_KINDS = ("linear", "conv1d", "other", "experts", "plain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ def _names(line: Mapping[str, Any], kind: str) -> Iterator[str]:
     for parent, leaves in line.get(kind, {}).items():
         for leaf in leaves.split(" "):
             name = f"{parent}.{leaf}" if parent else leaf
-            yield from (name,) if kind == "experts" else ()
-            yield f"{name}.weight"
+            yield from (name,) if kind in ("experts", "plain") else ()
+            yield from (f"{name}.weight",) if kind != "plain" else ()
 
 
 def _kinds(line: Mapping[str, Any], at: str) -> dict[str, str]:
@@ -99,9 +99,19 @@ def find(config: Mapping[str, Any]) -> Model | None:
         prefixes=tuple(sorted({f"{at}." for at in (*ats, prefix) if at})),
         renames=tuple(_renaming(theirs, ours) for theirs, ours in sorted(renames)),
         always=tuple(key for key in keys if _template(key) == key == _regex(key)),
-        skips=lambda path: hits(path) or any(re.search(key, path) for key in ignored),
+        skips=lambda path: hits(path) or _beyond(path, ignored, config),
         unpacked=any("unpacked" in one for _, one in lines),
     )
+
+
+def _beyond(path: str, ignored: Collection[str], config: Mapping[str, Any]) -> bool:
+    """Tell whether a layer is one that checkpoints have after the model's last."""
+    if not any(re.search(key, path) for key in ignored):
+        return False
+    nested = [part for part in config.values() if isinstance(part, Mapping)]
+    depths = [part.get("num_hidden_layers") for part in (config, *nested)]
+    depth = max((n for n in depths if isinstance(n, int)), default=0)
+    return any(int(layer) >= depth for layer in re.findall(r"\blayers\.(\d{1,9})\b", path))
 
 
 def _renaming(theirs: str, ours: str) -> tuple[re.Pattern[str], str]:

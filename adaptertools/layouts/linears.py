@@ -59,14 +59,16 @@ def linears(config: Mapping[str, Any], tensors: Mapping[str, TensorSpec]) -> Lin
             experts.append(name)
             leave |= dict.fromkeys(_EXPERT.findall(name))
             strange |= not kind
-        elif len(spec.shape) != 2 or path == full:
+        elif len(spec.shape) != 2:
             continue
         elif kind in ("linear", "conv1d") and not model.skips(path):
             convert[name] = path
             transposed |= {name} if kind == "conv1d" else set()
-        else:
+        elif path != full:
             leave[path] = None
             strange |= not kind
+        else:  # perhaps linear layers merged, as torch's MultiheadAttention has them
+            strange |= not kind and bool(re.search(r"(weight|proj)[^.]*$", name))
     if experts and model.unpacked:
         raise Unsupported(
             f"{shown(config['model_type'])}: transformers loads no packed checkpoint with experts "

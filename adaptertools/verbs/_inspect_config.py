@@ -81,7 +81,7 @@ def variants(dialect: str, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def at_least(dialect: str, config: Mapping[str, Any]) -> str | None:
-    """Give the oldest PEFT that knows every key of a config; None where that is not known."""
+    """Give the oldest PEFT that has the method and all keys of a config that are known; or None."""
     method = word(dialect, config, "method")
     if dialect != "peft" or method is None:
         return None
@@ -89,9 +89,10 @@ def at_least(dialect: str, config: Mapping[str, Any]) -> str | None:
     folder = schema.folder() / "adapter_config"
     if not folder.is_dir() or name not in {path.name for path in folder.iterdir()}:
         return None  # the method is a stranger's word: it becomes part of no path
-    known = schema.load(f"adapter_config/{name.removesuffix('.schema.json')}")["properties"]
-    since = [str(known[key].get("x-since", "")) for key in config if key in known]
-    return max((s for s in since if s), key=_version, default=None)
+    known = schema.load(f"adapter_config/{name.removesuffix('.schema.json')}")
+    parts = [known, *(known["properties"].get(key, {}) for key in config)]
+    since = [str(part["x-since"]) for part in parts if "x-since" in part]
+    return max(since, key=_version, default=None)
 
 
 def _version(text: str) -> tuple[int, ...]:

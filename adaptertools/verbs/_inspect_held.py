@@ -78,7 +78,7 @@ def _config(files: Mapping[str, File], folder: Path) -> tuple[str, dict[str, Any
             f"{problem.text.rstrip('.')}."
         )
     config = text.value if isinstance(text.value, dict) else {}
-    return dialect(text.value, files), config
+    return dialect(data, text.value, files), config
 
 
 def _tensors(file: File) -> tuple[Mapping[str, TensorSpec], str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from adaptertools.errors import first, shown
@@ -29,13 +28,19 @@ def _files(held: Held) -> Iterator[str]:
         yield "adapter_config.json is a Git LFS pointer, not the config. Run `git lfs pull`."
     elif held.dialect not in ("peft", "none"):
         yield "This is no PEFT adapter; its tensors are listed as they are."
-    if not held.file:
-        yield "There are no weights here: this is what the config says."
-    elif held.file.endswith(".bin") and not held.fault:
+    if not held.tensors:
+        yield f"No tensor is known: this is what the config says.{_wanted(held)}"
+    elif held.file.endswith(".bin"):
         file = shown(held.file)
         yield f"{file} is a pickle; its tensors were listed without running it."
     if held.beside:
         yield f"There are adapters in subfolders too: {first(held.beside)}."
+
+
+def _wanted(held: Held) -> str:
+    wanted = held.config.get("target_modules")
+    names = [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else []
+    return f" Its target_modules: {first(names, 20)}." * bool(names)
 
 
 def _names(held: Held, found: Contents) -> Iterator[str]:
@@ -46,7 +51,7 @@ def _names(held: Held, found: Contents) -> Iterator[str]:
         yield (f"{len(wrong)} modules are of another rank than the config says, such as "
                f"{shown(target)}: {rows}.")  # fmt: skip
     if found.unlisted:
-        names = sorted({str(PurePosixPath(n.replace(".", "/")).parent) for n in found.unlisted})
+        names = sorted({name.rpartition(".")[0] or name for name in found.unlisted})
         yield f"modules_to_save does not list what is saved whole: {first(names)}."
     for junk, count in (found.adapter.stripped if found.adapter else {}).items():
         yield f"{junk} was taken off {count} names."
@@ -68,6 +73,8 @@ def _sizes(held: Held, found: Contents, norms: Sequence[Norm]) -> Iterator[str]:
         yield f"The change of {len(dead)} of {len(norms)} modules is zero: {names}."
     if held.config.get("use_dora"):
         yield "Sizes are those of s·B·A; DoRA's magnitudes also need the base's weights."
+    if held.config.get("kasa_config"):
+        yield "Sizes are those of s·B·A; KaSA also takes components of the base away."
     init = held.config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(("pissa", "olora", "corda", "loftq")):
         yield "Sizes are those of s·B·A, which stands on a base that was changed at the start."

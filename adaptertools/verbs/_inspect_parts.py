@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adaptertools import peft_keys as _keys
 from adaptertools.adapter import Adapter, Entry
 from adaptertools.errors import AdapterToolsError
-from adaptertools.formats import _keys, peft
+from adaptertools.formats import peft
 from adaptertools.targets import MOST_PARTS
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs._inspect_config import number, word

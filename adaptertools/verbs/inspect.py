@@ -129,10 +129,12 @@ def inspect(
     dialect, config = held.dialect, held.config
     return Inspection(
         ref=held.ref, dialect=dialect, variants=variants(dialect, config),
-        **{key: word(dialect, config, key)
-           for key in ("method", "task", "base", "revision", "peft_version")},
+        method=word(dialect, config, "method"), task=word(dialect, config, "task"),
+        base=word(dialect, config, "base"), revision=word(dialect, config, "revision"),
+        peft_version=word(dialect, config, "peft_version"),
         peft_at_least=at_least(dialect, config),
-        **{key: _overall(held, found, key) for key in ("rank", "alpha", "scale")},
+        rank=_overall(held, found, "rank"), alpha=_overall(held, found, "alpha"),
+        scale=_overall(held, found, "scale"),
         targets=targets.fold(module.target for module in found.modules),
         modules=len(found.modules), kinds=tuple(_kinds(found.modules)),
         saved=targets.fold(found.saved), biases=found.biases,

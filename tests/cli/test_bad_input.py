@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Spoil, str, tuple[str, ...]]] = {
     "adapter empty": (write(A, b""), DEFAULT, ("adapter_model.safetensors", "0 bytes")),
     "adapter pickled": (
         lambda f: (f / A).rename(f / "adapter" / "adapter_model.bin"),
-        DEFAULT, ("adapter_model.bin", "pickle", "convert"),
+        DEFAULT, ("adapter_model.bin", "no file of torch.save", "Fetch"),
     ),
     "base pickled": (
         lambda f: (f / B).rename(f / "base" / "pytorch_model.bin"),

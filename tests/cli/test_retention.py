@@ -29,11 +29,22 @@ def rounding(tensor: str, kept: float = 0.996, **more: Any) -> Rounding:
 
 
 def test_a_line_per_kind_of_module() -> None:
-    said = [rounding(f"model.layers.{i}.{m}.weight") for i in range(3) for m in ("q_proj", "o_proj")]
+    said = [
+        rounding(f"model.layers.{i}.{m}.weight") for i in range(3) for m in ("q_proj", "o_proj")
+    ]
     head, *rows = _retention.table(said)
     assert [row.split()[:2] for row in rows] == [["o_proj", "3"], ["q_proj", "3"]]
     assert [*head.split()] == [
-        "module", "tensors", "update", "nearest", "kept", "in", "band", "noise", "moved", "clipped"
+        "module",
+        "tensors",
+        "update",
+        "nearest",
+        "kept",
+        "in",
+        "band",
+        "noise",
+        "moved",
+        "clipped",
     ]
     assert rows[0].split()[2:5] == ["1.23%", "2.1%", "99.6%"]
     assert rows[0].split()[-4:] == ["10%", "4.8%", "3.0%", "6"]
@@ -102,7 +113,9 @@ def test_the_table_is_shown(packed: Path) -> None:
 def test_json_says_it_too(packed: Path) -> None:
     plan = json.loads(again(packed, "--dry-run", "--json").out)
     assert {r["tensor"] for r in plan["foreseen"]} == {
-        f"model.layers.{i}.{m}.weight" for i in range(2) for m in ("self_attn.q_proj", "mlp.down_proj")
+        f"model.layers.{i}.{module}.weight"
+        for i in range(2)
+        for module in ("self_attn.q_proj", "mlp.down_proj")
     }  # fmt: skip
     report = json.loads(again(packed, "--json").out)
     assert report["facts"]["retention"]["tensors"] == 4
@@ -154,9 +167,7 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_the_merge(
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_a_plot_of_nothing_is_refused_before_the_merge(
-    more: tuple[str, ...], street: Path
-) -> None:
+def test_a_plot_of_nothing_is_refused_before_the_merge(more: tuple[str, ...], street: Path) -> None:
     pytest.importorskip("matplotlib", reason="it draws")
     before = contents(street)
     done = run(
@@ -172,7 +183,9 @@ def test_a_plot_without_matplotlib(packed: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     before = contents(packed)
-    assert_refused(again(packed, "--plot", packed / "kept.png"), "matplotlib", "adaptertools[plots]")
+    assert_refused(
+        again(packed, "--plot", packed / "kept.png"), "matplotlib", "adaptertools[plots]"
+    )
     assert contents(packed) == before
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
 from adaptertools.errors import AdapterToolsError, Unreadable, Unsafe
-from adaptertools.formats._patterns import pattern_value
+from adaptertools.patterns import pattern_value
 
 WORDS = ("model", "layers", "0", "1", "10", "self_attn", "q_proj", "proj", "v_proj", "mlp", "q")
 names = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(".".join)

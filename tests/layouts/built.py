@@ -37,7 +37,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True},
 }
 SMALL: dict[str, Any] = {"num_hidden_layers": 2}
-KINDS = ("linear", "conv1d", "other", "experts")
+KINDS = ("linear", "conv1d", "other", "experts", "plain")
 Facts = dict[str, set[str]]
 
 
@@ -73,7 +73,10 @@ def kind(module: nn.Module) -> str:
 
 
 def look(model: Any) -> Facts:
-    """Sort the modules with a 2-D weight by their kind; name the parameters of fused experts."""
+    """Sort the modules with a 2-D weight by their kind.
+
+    Name also the parameters of fused experts, and 2-D ones that are weights by another name.
+    """
     found: Facts = defaultdict(set)
     for path, module in model.named_modules():
         expert = re.search(r"expert", f"{path}.{type(module).__name__}", re.IGNORECASE)
@@ -82,6 +85,8 @@ def look(model: Any) -> Facts:
                 found[kind(module)].add(path)
             elif expert and parameter.ndim >= 2 and "bias" not in name:
                 found["experts"].add(f"{path}.{name}".removesuffix(".weight"))
+            elif parameter.ndim == 2 and re.search(r"weight|proj", name):
+                found["plain"].add(f"{path}.{name}")
     return found
 
 

@@ -14,6 +14,7 @@ import ast
 import json
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ class Generator:
             said.pop("pattern", None)  # what an annotation lists needs no pattern
         made = _nullable({**made, **said}, null)
         text = made.pop("description", "")
+        whole = self.rows.get((row.owner, ""))
+        if whole and whole.until == row.until:  # gone with its type, if at all
+            row = replace(row, until="")
         known = window(row) if row.since != first or row.until else {}
         return ({"description": text} if text else {}) | made | default(row, null) | known
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,12 @@ def nothing(folder: Path) -> None:
     pass
 
 
-NF4, DOUBLE, INT8, PLAIN = "--base {f}/nf4", "--base {f}/nf4_double", "--base {f}/int8", "--base {f}/plain"
+NF4, DOUBLE, INT8, PLAIN = (
+    "--base {f}/nf4",
+    "--base {f}/nf4_double",
+    "--base {f}/int8",
+    "--base {f}/plain",
+)
 STATE = f"{Q}.weight.quant_state.bitsandbytes__nf4"
 CASES: dict[str, tuple[Spoil, str, tuple[str, ...]]] = {
     # Packings that are not known
@@ -326,3 +332,19 @@ def test_a_receipt_of_a_packed_merge_that_is_damaged(street: Path) -> None:
         assert done.code == 1
         assert done.err.startswith("error: ")
         assert "bug" not in done.err
+
+
+def test_double_quantisation_without_torch(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else is done without."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    before = contents(street)
+    args = ("merge", street / "adapter", "--base", street / "plain", "--out", street / "out")
+    assert_refused(run(*args, "--quant", "nf4", "--double-quant"), "torch", "adaptertools[")
+    assert contents(street) == before
+    assert run(*args, "--quant", "nf4", "--quiet").code == 0
+    again = ("merge", street / "adapter", "--base", street / "nf4_double", "--quiet", "--out")
+    assert run(*again, street / "kept").code == 0
+    assert run(*again, street / "eight", "--quant", "8bit").code == 0
+    for name in ("out", "kept", "eight"):
+        assert run("verify", street / name).code == 0

@@ -13,7 +13,7 @@ from adaptertools import checkpoint
 from adaptertools.errors import Mismatch, NotFound, Unsupported
 from adaptertools.verbs import _parent
 from adaptertools.verbs._quantise import Wanted, recognise
-from tests.kit_quant import KINDS, PACKINGS, Streets, change, read, save_packed
+from tests.kit_quant import PACKINGS, Streets, read
 
 torch.set_num_threads(1)
 
@@ -69,7 +69,9 @@ def test_the_distance_is_the_one_that_bitsandbytes_shows(
     found = _parent.distance(parent, recognise(base))
     before, after = read(streets.base(kind)), dequantised(streets.packed(kind, packing))
     errors = sorted(
-        float(torch.linalg.norm(after[n] - before[n].double()) / torch.linalg.norm(before[n].double()))
+        float(
+            torch.linalg.norm(after[n] - before[n].double()) / torch.linalg.norm(before[n].double())
+        )
         for n in recognise(base)
     )
     middle = (errors[len(errors) // 2] + errors[(len(errors) - 1) // 2]) / 2

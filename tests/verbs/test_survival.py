@@ -170,9 +170,9 @@ def test_the_sentence_for_nearest_does_not_compare_it_with_itself(tmp_path: Path
 def test_the_word_accuracy_is_only_there_to_be_denied(how: str | None, tmp_path: Path) -> None:
     (one,) = edits(tmp_path, "adapter")
     codec = int8.writer(double_quant=False, block_size=64)
-    repack = {
-        None: None, "fresh": Repack(codec=codec, kept=False, rounding="nearest")
-    }.get(how, Repack(codec=one.repack.codec if one.repack else codec, kept=True, rounding=str(how)))
+    repack = {None: None, "fresh": Repack(codec=codec, kept=False, rounding="nearest")}.get(
+        how, Repack(codec=one.repack.codec if one.repack else codec, kept=True, rounding=str(how))
+    )
     from dataclasses import replace
 
     text = sentence([rounding(0.9, nearest=0.1)], [replace(one, repack=repack)])

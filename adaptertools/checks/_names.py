@@ -1,0 +1,63 @@
+"""What the names of an adapter's tensors say: module, role, and what is in the way."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+from adaptertools import peft_keys
+from adaptertools.peft_keys import Key
+from adaptertools.tensorfile import TensorSpec
+
+# How other tools spell what PEFT calls lora_A and lora_B.
+_FOREIGN = (
+    ("kohya's", re.compile(r"^lora_(?:unet|te\d?|transformer)_|\.lora_(?:down|up)\.|\.alpha$")),
+    ("MLX's", re.compile(r"\.lora_[ab]$")),
+    ("diffusers'", re.compile(r"^(?:unet|text_encoder|transformer)\.|\.lora\.(?:down|up)\.")),
+    ("LyCORIS'", re.compile(r"\.(?:hada|lokr)_w\d")),
+)
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?:\.|$)")
+
+Parts = Mapping[str, TensorSpec]
+
+
+def keys(tensors: Parts) -> dict[str, Key]:
+    """Take every name apart."""
+    junk: Counter[str] = Counter()
+    return {name: peft_keys.parse(name, "lora_", junk) for name in tensors}
+
+
+def modules(tensors: Parts) -> dict[str, dict[str, TensorSpec]]:
+    """Give the LoRA tensors of each module by role."""
+    found: dict[str, dict[str, TensorSpec]] = {}
+    for name, key in keys(tensors).items():
+        if key.role.startswith("lora_"):
+            found.setdefault(key.target, {})[key.role] = tensors[name]
+    return found
+
+
+def saved(tensors: Parts) -> dict[str, str]:
+    """Give the tensors that are stored whole: name -> the name in the model."""
+    return {name: key.target for name, key in keys(tensors).items() if not key.role}
+
+
+def foreign(name: str) -> str:
+    """Name the tool whose spelling this is; empty where it is none that is known."""
+    return next((tool for tool, pattern in _FOREIGN if pattern.search(name)), "")
+
+
+def layer(module: str) -> int | None:
+    """Give the number of the layer that a module lies in."""
+    match = _LAYER.search(module)
+    return int(match[1]) if match and len(match[1]) < 7 else None
+
+
+def names(value: object) -> list[str]:
+    """Give a config's list of names; empty where it is a pattern, null or anything else."""
+    return [n for n in value if isinstance(n, str)] if isinstance(value, list) else []
+
+
+def ends_with(module: str, name: str) -> bool:
+    """Tell whether a module is the one that a name in a list means, as PEFT does."""
+    return module == name or module.endswith("." + name)

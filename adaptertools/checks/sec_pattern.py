@@ -1,0 +1,90 @@
+"""Can a regular expression of the config keep a program busy for ever?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from adaptertools.checks import _regex, check
+from adaptertools.checks._peft import Config, inside
+from adaptertools.errors import shown
+from adaptertools.facts import Facts, Found, Result
+
+_TEXTS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern")
+_LISTS = ("layers_pattern", "modules_to_save")  # PEFT takes each item for an expression
+_TRIED = 20  # expressions that are tried in a process of their own
+_LOOKED_AT = 500_000  # letters of all expressions together
+# Names that make an expression work, where the weights tell none.
+_NAMES = ("base_model.model.model.layers.10.self_attn.q_projX", "a" * 31 + "X", "x" * 50)
+
+
+@check(
+    "SEC008", "No regular expression can run for ever.",
+    fix="Write a list of names, or an expression without repeats inside repeats.",
+)  # fmt: skip
+def expressions(config: Config, facts: Facts) -> Result:
+    """PEFT matches expressions of the config with every module's name, without a deadline.
+
+    Where a repeat stands inside a repeat, the time doubles with every letter: "(.*)*q_projX" keeps
+    a processor busy for more than five seconds on one name of 31 letters. What looks harmless and
+    is not simple is tried, in a process of its own, for a second.
+    """
+    left, tries = _LOOKED_AT, 0
+    names = [*_NAMES, *_modules(facts)]
+    for pointer, pattern in _found(config):
+        if _regex.plain(pattern):
+            continue
+        left -= len(pattern)
+        if left < 0:
+            text = f"there are more than {_LOOKED_AT} letters of expressions; the rest is not read"
+            yield Found(text=text, pointer=pointer, level="warning")
+            return
+        text, level, tried = _judged(pattern, names, tries < _TRIED)
+        tries += tried
+        if text:
+            yield Found(text=f"{shown(pattern, 80)}: {text}", pointer=pointer, level=level)
+        if tried and level == "error":
+            tries = _TRIED  # one second was lost, and one is enough to refuse the adapter
+
+
+def _judged(pattern: str, names: list[str], may_try: bool) -> tuple[str, str, bool]:
+    """Give what is wrong, how bad it is, and whether it was tried."""
+    if len(pattern) > _regex.LONGEST:
+        return f"the expression has {len(pattern)} letters and is not looked at", "warning", False
+    measured = _regex.work(pattern)
+    if measured.broken:
+        return "", "", False  # CFG011 says so
+    if measured.endless:
+        return "a repeat inside a repeat, which can take for ever", "error", False
+    if may_try:
+        try:
+            _regex.matching([pattern], names)
+        except _regex.TooSlow:
+            return "matching it with a name took more than a second", "error", True
+        except _regex.re.error:
+            return "", "", True
+    if measured.quantifiers > _regex.MOST_QUANTIFIERS:
+        return f"{measured.quantifiers} repeats in one expression", "warning", may_try
+    if measured.choices:
+        return "a choice inside a repeat, which can take for ever", "warning", may_try
+    return "", "", may_try
+
+
+def _modules(facts: Facts) -> list[str]:
+    """Give names as PEFT would match them."""
+    tensors = facts.weights.tensors if facts.weights else {}
+    return [name[:200] for name, _ in zip(tensors, range(200), strict=False)]
+
+
+def _found(config: Config) -> Iterator[tuple[str, str]]:
+    """Give everything that PEFT takes for an expression, with its place."""
+    for field in _TEXTS:
+        if isinstance(value := config.get(field), str):
+            yield f"/{field}", value
+    for field in _LISTS:
+        value = config.get(field)
+        for i, item in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(item, str):
+                yield f"/{field}/{i}", item
+    for field, value in config.items():
+        if field.endswith("_pattern") and isinstance(value, dict):
+            yield from ((inside(f"/{field}", key), key) for key in value)

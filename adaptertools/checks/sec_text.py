@@ -1,0 +1,123 @@
+"""Does a text give something away, or run something when it is rendered?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from adaptertools import jsontext
+from adaptertools.checks import check
+from adaptertools.checks._files import like
+from adaptertools.errors import shown
+from adaptertools.facts import File, Found, Result
+
+_TEXTS = ("*.json", "*.jsonl", "*.md", "*.txt", "*.yaml", "*.yml", "*.toml", "*.cfg", "*.ini",
+          "*.log", "*.jinja", "*.sh", "*.py", "*.env", ".env*", "*.csv", "*.pem", "*.key",
+          ".netrc", ".git-credentials", "Makefile")  # fmt: skip
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+_SMALL = 1_000_000
+
+_SECRETS = {
+    "a token of Hugging Face": r"\bhf_[A-Za-z0-9]{30,}",
+    "a key of OpenAI or Anthropic": r"\bsk-(?:proj-|ant-|svcacct-)?[A-Za-z0-9_-]{20,}",
+    "a key of AWS": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a token of GitHub": r"\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_[A-Za-z0-9_]{50,}",
+    "a key of Google": r"\bAIza[0-9A-Za-z_-]{35}",
+    "a token of Slack": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
+    "a private key": r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY-----",
+}
+_HOMES = r"(?<![\w/.])/(?:home|Users)/(?!\.)[\w.-]{1,40}/|\b[A-Za-z]:\\{1,2}Users\\{1,2}[\w .-]{1,40}\\"
+_GIVEAWAY = re.compile("|".join([*(f"({p})" for p in _SECRETS.values()), f"({_HOMES})"]))
+_WHAT = [*_SECRETS, "the path of somebody's home"]
+
+_TAG = re.compile(r"\{([{%])(.*?)[}%]\}", re.S)
+_TOKEN = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\w+|[^\w\s]", re.S)
+_STATEMENTS = ("import", "from", "include", "extends")
+_LARGEST = 200_000  # letters of a template that are looked at
+_TEMPLATE = "chat_template"
+
+
+@check(
+    "SEC010", "No file gives secrets or homes away.",
+    fix="Revoke what is secret, then delete it from the files and from their history.",
+)  # fmt: skip
+def giveaways(files: Mapping[str, File]) -> Result:
+    """A token in a published file is found within minutes, and stays in the history.
+
+    Paths of homes tell a user's name and where data lay; configs of MLX-LM, which hold all
+    arguments of the training, are full of them. Small text files are read, vocabularies are not.
+    """
+    for name, file in files.items():
+        if file.size > _SMALL or not like(name, _TEXTS) or like(name, _VOCABULARIES):
+            continue
+        text = file.read(_SMALL).decode("utf-8", errors="replace")
+        seen = set()
+        for match in _GIVEAWAY.finditer(text):
+            what = _WHAT[(match.lastindex or 1) - 1]
+            if what not in seen:
+                seen.add(what)
+                line = text.count("\n", 0, match.start()) + 1
+                column = match.start() - text.rfind("\n", 0, match.start())
+                words = f"{shown(name)} holds {what}: {_part(match[0], what)}"
+                yield Found(text=words, file=name, line=line, column=column)
+
+
+def _part(found: str, what: str) -> str:
+    """Show a path, and of a secret only how it begins: reports are read by others."""
+    return shown(found) if what == _WHAT[-1] else f"{shown(found[:8])}…"
+
+
+@check(
+    "SEC009", "Chat templates only format text.", level="warning",
+    fix="Take the base's template, or leave it to the base.",
+)  # fmt: skip
+def templates(files: Mapping[str, File]) -> Result:
+    """A chat template is a program of Jinja, and servers have run what it reached for.
+
+    Names that begin with an underscore, the `attr` filter, `import` and `include` lead out of the
+    sandbox (CVE-2024-34359, CVE-2026-5760). Formatting a conversation needs none of them. The text
+    is taken apart, not rendered.
+    """
+    for name, pointer, template in _templates(files):
+        if len(template) > _LARGEST:
+            yield Found(text=f"{shown(name)}: the chat template is too long to look at", file=name)
+        elif why := _reaches(template):
+            words = f"{shown(name)}: the chat template {why}"
+            yield Found(text=words, file=name, pointer=pointer)
+
+
+def _templates(files: Mapping[str, File]) -> Iterator[tuple[str, str, str]]:
+    """Give the templates: file, place in it, text."""
+    for name, file in files.items():
+        if name.endswith(".jinja"):
+            yield name, "", file.read().decode("utf-8", errors="replace")
+        elif name in ("tokenizer_config.json", "processor_config.json", f"{_TEMPLATE}.json"):
+            value = jsontext.read(file.read()).value
+            held = value.get(_TEMPLATE) if isinstance(value, dict) else None
+            yield from ((name, f"/{_TEMPLATE}", text) for text in _texts(held))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Give the templates of a value: one, or a list with names."""
+    if isinstance(value, str):
+        yield value
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict) and isinstance(text := item.get("template"), str):
+            yield text
+
+
+def _reaches(template: str) -> str:
+    """Say what a template reaches for; empty where it only formats."""
+    for tag in _TAG.finditer(template):
+        words = [token for token in _TOKEN.findall(tag[2]) if token not in "-+"]
+        if tag[1] == "%" and words[:1] and words[0] in _STATEMENTS:
+            return f"uses {words[0]}"
+        for before, word in zip(["", *words], words, strict=False):
+            if "__" in word or (before == "." and word[:1] == "_"):
+                return f"reaches for {shown(word)}"
+            if before == "|" and word == "attr":
+                return "uses the attr filter"
+            if before == "[" and word[1:2] == "_":
+                return f"reaches for {shown(word)}"
+    return ""
