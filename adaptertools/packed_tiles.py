@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
+from adaptertools.requantise import SHARP
 from adaptertools.retention import Survival
 from adaptertools.rounding import SAMPLED, Rounding
 from adaptertools.rowspace import row_space
-from adaptertools.sinks import Piece, sink_for
+from adaptertools.sinks import Piece, Sink, sink_for
 from adaptertools.tiles import WIDE, Stored
 from adaptertools.unpacked import TILE, Unpacked, height
 from adaptertools.update import Opened
@@ -38,7 +39,7 @@ def run_packed(
         opened = [update.open(base) for update in edit.updates]
         square = bool(opened) and not edit.turned
         basis = row_space(edit.updates, opened, base) if square else None
-        sink = sink_for(edit, base.spread if isinstance(base, Unpacked) else None, basis, nonfinite)
+        sink = _sink(edit, base, opened, basis, nonfinite)
         sink.begin(out, places)
         survival = Survival(basis)
         tiles = -(-base.shape[0] // base.step)
@@ -68,7 +69,7 @@ def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding | None:
         base = _base(edit, files, tile)
         opened = [update.open(base) for update in edit.updates]
         basis = row_space(edit.updates, opened, base)
-        sink = sink_for(edit, base.spread if isinstance(base, Unpacked) else None, basis, True)
+        sink = _sink(edit, base, opened, basis, True)
         every = range(0, base.shape[0], base.step)
         survival = Survival(basis)
         for piece in _changed(base, opened, [*every[:: -(-len(every) // tiles)]]):
@@ -78,6 +79,22 @@ def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding | None:
             if compared is not None:
                 survival.add(compared)
     return _rounding(edit, survival)
+
+
+def _sink(
+    edit: Edit, base: Unpacked | Stored, opened: Sequence[Opened], basis: Array | None,
+    nonfinite: bool,
+) -> Sink:  # fmt: skip
+    """Choose the sink; whether the change is tiny beside the grid's steps is told from norms."""
+    if isinstance(base, Stored):
+        return sink_for(edit, None, basis, nonfinite)
+    norms = [each.norm for each in opened]
+    # Only of products do the directions hold all of the change, as sharpened odds need.
+    known = [norm for norm in norms if norm is not None] if None not in norms else []
+    values = base.codec.table.values
+    step = (values[-1] - values[0]) / (len(values) - 1) * float(base.scales.mean())
+    mean = 0.8 * sum(known) / (base.shape[0] * base.shape[1]) ** 0.5  # |x| of a normal variable
+    return sink_for(edit, base.spread, basis, nonfinite, mean >= SHARP * step)
 
 
 def _base(edit: Edit, files: Mapping[str, int], tile: int = TILE) -> Unpacked | Stored:

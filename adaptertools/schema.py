@@ -23,8 +23,7 @@ def folder() -> Path:
 def names(inside: str = "") -> list[str]:
     """List the schemas of the folder, or of one inside it, without `.schema.json`."""
     return sorted(
-        path.name.removesuffix(".schema.json")
-        for path in (folder() / inside).glob("*.schema.json")
+        path.name.removesuffix(".schema.json") for path in (folder() / inside).glob("*.schema.json")
     )
 
 

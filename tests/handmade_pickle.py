@@ -64,14 +64,13 @@ def zipped(
 ) -> bytes:  # fmt: skip
     """Zip a pickle, its one storage and further entries, as torch.save would."""
     out = BytesIO()
-    with zipfile.ZipFile(out, "w", method) as made:
-        if pickled is not None:
-            made.writestr(f"{place}/data.pkl", pickled)
-        if data is not None:
-            made.writestr(f"{place}/data/0", data)
-        made.writestr(f"{place}/version", "3\n")
-        for name, raw in more:
-            made.writestr(name, raw)
+    own = [(f"{place}/data.pkl", pickled), (f"{place}/data/0", data), (f"{place}/version", b"3\n")]
+    with zipfile.ZipFile(out, "w") as made:
+        for name, raw in (*own, *more):
+            if raw is not None:
+                info = zipfile.ZipInfo(name)  # of 1980, so that the file is the same every time
+                info.compress_type = method
+                made.writestr(info, raw)
     return out.getvalue()
 
 

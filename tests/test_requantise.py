@@ -91,7 +91,7 @@ def gptq(target: Array, values: Array, u: Array, group: int) -> Array:
 
     With the errors of columns F given, the best real errors of the others are
     E_R = −E_F · H_FR · H_RR⁻¹ for the Hessian H = I + U·Uᵀ. A group is rounded before any of its
-    errors is known.
+    errors is known. `values` are those of the grid, of every element where scales differ.
     """
     rows, columns = target.shape
     hessian = np.eye(columns) + u @ u.T
@@ -101,8 +101,9 @@ def gptq(target: Array, values: Array, u: Array, group: int) -> Array:
         best = -error[:, known] @ hessian[known, rest] @ np.linalg.inv(hessian[rest, rest])
         for j in range(first, min(first + group, columns)):
             wanted = target[:, j] + best[:, j - first]
-            place = np.abs(values - wanted[:, None]).argmin(1)
-            made[:, j] = values[place]
+            known_values = np.broadcast_to(values, (rows, columns, values.shape[-1]))[:, j]
+            place = np.abs(known_values - wanted[:, None]).argmin(1)
+            made[:, j] = known_values[np.arange(rows), place]
             error[:, j] = made[:, j] - target[:, j]
     return made
 
@@ -125,24 +126,25 @@ def test_feedback_is_gptq(rank: int, mu: float, group: int) -> None:
     assert not np.allclose(ours, grid.values[grid.nearest(target.astype(np.float32))])
 
 
-@pytest.mark.parametrize("scale", [1e-3, 0.37, 40.0])
-def test_feedback_knows_scales(scale: float) -> None:
+@pytest.mark.parametrize("size", [1e-3, 0.37, 40.0])
+@pytest.mark.parametrize("block", [1, 8, 24])
+def test_feedback_knows_scales(block: int, size: float) -> None:
     rows, columns, grid = 12, 24, GRIDS["int8"]
     start = grid.values[np.random.default_rng(2).integers(60, 200, (rows, columns))]
-    per_row = (np.abs(normal(rows, 1, seed=9)) + 0.1).astype(np.float32) * np.float32(scale)
-    moved = (normal(rows, columns, seed=3) * 0.004).astype(np.float32) * per_row
+    scales = (np.abs(normal(rows, columns // block, seed=9)) + 0.1) * size
+    spread = np.repeat(scales, block, axis=1).astype(np.float32)
+    moved = (normal(rows, columns, seed=3) * 0.004).astype(np.float32) * spread
     v = basis(columns, 3)
     rounder = Rounder(grid, "adapter", Loaded(HALF, columns), Feedback(v, group=1))  # type: ignore[arg-type]
-    ours = grid.values[rounder.ranks(start, moved, per_row, 0)]
-    for row in range(rows):
-        size = float(per_row[row, 0])
-        target = start[row : row + 1].astype(np.float64) * size + moved[row : row + 1]
-        u = np.sqrt(10.0) * v.astype(float)
-        wanted = gptq(target, grid.values.astype(np.float64) * size, u, 1)
-        assert np.allclose(ours[row] * size, wanted, atol=1e-6 * size)
+    shape = spread[:, :1] if block == columns else spread
+    ours = grid.values[rounder.ranks(start, moved, shape, 0)] * spread
+    target = start.astype(np.float64) * spread + moved
+    values = grid.values.astype(np.float64) * spread[:, :, None]
+    wanted = gptq(target, values, np.sqrt(10.0) * v.astype(float), 1)
+    assert np.allclose(ours, wanted, atol=1e-6 * size)
 
 
-@pytest.mark.parametrize(("columns", "group"), [(5, 8), (512, 8), (1024, 16), (8192, 64)])
+@pytest.mark.parametrize(("columns", "group"), [(5, 8), (512, 8), (1024, 16), (8192, 16)])
 def test_groups_are_a_64th_of_the_columns_within_bounds(columns: int, group: int) -> None:
     groups = [columns_ for columns_, _, _ in Feedback(basis(columns, 2)).groups]
     assert [g.start for g in groups] == list(range(0, columns, group))

@@ -125,13 +125,43 @@ def test_fresh_and_by_chance(kind: str, spread: float, rounding: str, tmp_path: 
     assert said.retention.kept == pytest.approx(kept, abs=5e-3)
 
 
+@pytest.mark.parametrize("rounding", ["stochastic", "adapter", "nearest"])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_tiles_are_not_seen(
+    kind: str, rounding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, update = WEIGHTS["fp8_block"](tmp_path, SHAPE), lora(SHAPE, 1.0)
+    codec = WRITERS[kind](double_quant=False, block_size=64)
+    planned = edit(weight, update, repack=Repack(codec=codec, kept=False, rounding=rounding))
+    whole, _ = run(tmp_path, planned)
+    for size in (1, 700):
+        small_tiles(monkeypatch, size)
+        made, _ = run(tmp_path, planned)
+        for name, part in made.items():
+            a, b = (np.frombuffer(x, np.uint8) for x in (part, whole[name]))
+            assert (a != b).mean() < 2e-3  # products of other shapes differ in the last bit
+
+
+def test_the_sum_is_rounded_once_before_it_is_packed(tmp_path: Path) -> None:
+    """To odd on the way from float64 through float32 to bfloat16."""
+    weight = torch.zeros(64, 64)
+    weight[:, 0] = 1 + 2**-8  # halfway between two of bfloat16
+    up, down = torch.zeros(64, 1), torch.zeros(1, 64)
+    up[:], down[0, 0] = 2**-20, 2**-20
+    update = LowRank(Held(up), Held(down), 1.0)
+    codec = WRITERS["nf4"](double_quant=False, block_size=64)
+    repack = Repack(codec=codec, kept=False, rounding="nearest")
+    made, _ = run(tmp_path, plain_edit(tmp_path, weight, update, repack=repack, dtype="BF16"))
+    assert set(np.frombuffer(made[f"{W}.absmax"], np.float32).tolist()) == {1 + 2**-7}
+
+
 def plain_edit(folder: Path, tensor: torch.Tensor, update: Any, **fields: Any) -> Any:
     """An edit of a weight that is not packed."""
     folder.mkdir(exist_ok=True)
     save_file({W: tensor}, folder / "plain.safetensors")
     source = tensorfile.read_header(folder / "plain.safetensors").tensors[W]
     updates = (update,) if update is not None else ()
-    return Edit(name=W, dtype=source.dtype, source=source, updates=updates, **fields)
+    return Edit(source=source, updates=updates, **{"name": W, "dtype": source.dtype} | fields)
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])

@@ -40,10 +40,7 @@ class Rule:
     fix: str
 
 
-# Subclasses refuse what their parents do.
-PARENTS = {"ADALORA": "LORA", "MULTITASK_PROMPT_TUNING": "PROMPT_TUNING"}
-
-_MANY = "C3A DEFT FOURIERFT HIRA HRA LORA MISS BONE PSOFT SHADOW UNILORA WAVEFT"
+_MANY = "ADALORA C3A DEFT FOURIERFT HIRA HRA LORA MISS BONE PSOFT SHADOW UNILORA WAVEFT"
 _VARIANTS = ("use_dora", "arrow_config", "use_bdlora", "alora_invocation_tokens",
              "velora_config", "monteclora_config", "kasa_config")  # fmt: skip
 _MIRROR = ("shadow_num_hidden_layers", "shadow_hidden_size", "shadow_num_attention_heads",
@@ -78,12 +75,13 @@ def _outside(f: Fields) -> bool:
 
 
 def _unparsed(f: Fields) -> bool:
-    return bool(f.use_cayley_neumann) and "peft_version" in f and release(f.peft_version) is None
+    there = "peft_version" in f and "use_cayley_neumann" in f  # PEFT's defaults do not count
+    return there and bool(f.use_cayley_neumann) and release(f.peft_version) is None
 
 
 RULES: tuple[Rule, ...] = (
     Rule(
-        f"{_MANY} ADALORA DELORA", "0.6.0", "layers_to_transform",
+        f"{_MANY} DELORA", "0.6.0", "layers_to_transform",
         "layers_to_transform is set, and target_modules is a text",
         lambda f: _is_text(f) and f.layers_to_transform is not None,
         "Say the layers in the expression, or list the names in target_modules.",
@@ -95,28 +93,30 @@ RULES: tuple[Rule, ...] = (
         "Say the layers in the expression, or list the names in target_modules.",
     ),
     Rule(
-        "BOFT DEFT DELORA FOURIERFT FROD HRA LILY LOHA LOKR LORA OFT PEANUT PSOFT PVERA SHADOW "
-        "TINYLORA VBLORA VERA WAVEFT", "0.14.0", "layers_pattern",
+        "ADALORA BOFT DEFT DELORA FOURIERFT FROD HRA LILY LOHA LOKR LORA OFT PEANUT PSOFT PVERA "
+        "SHADOW TINYLORA VBLORA VERA WAVEFT", "0.14.0", "layers_pattern",
         "layers_pattern is set, and layers_to_transform is not",
         lambda f: bool(f.layers_pattern) and f.layers_to_transform is None,
         "Set layers_to_transform too, or take layers_pattern out.",
     ),
     Rule(
-        "LORA", "0.9.0", "use_dora", "use_dora is on, and megatron_config is set",
+        "LORA ADALORA", "0.9.0", "use_dora", "use_dora is on, and megatron_config is set",
         lambda f: bool(f.use_dora and f.megatron_config), "Turn one of them off.",
     ),
     Rule(
-        "LORA", "0.14.0", "loftq_config", "init_lora_weights is loftq, and loftq_config is empty",
+        "LORA ADALORA", "0.14.0", "loftq_config",
+        "init_lora_weights is loftq, and loftq_config is empty",
         lambda f: f.init_lora_weights == "loftq" and not f.loftq_config,
         "Set init_lora_weights to true; it only matters in training.",
     ),
     Rule(
-        "LORA", "0.14.0", "lora_bias", "lora_bias is on, and init_lora_weights is no truth value",
+        "LORA ADALORA", "0.14.0", "lora_bias",
+        "lora_bias is on, and init_lora_weights is no truth value",
         lambda f: bool(f.lora_bias) and f.init_lora_weights not in (True, False),
         "Set init_lora_weights to true; it only matters in training.",
     ),
     Rule(
-        "LORA", "0.14.0", "lora_bias", "lora_bias is on, and use_dora too",
+        "LORA ADALORA", "0.14.0", "lora_bias", "lora_bias is on, and use_dora too",
         lambda f: bool(f.lora_bias and f.use_dora), "Turn one of them off.",
     ),
     Rule(
@@ -124,7 +124,7 @@ RULES: tuple[Rule, ...] = (
         f"Keep one of {', '.join(_VARIANTS)}.",
     ),
     Rule(
-        "LORA", "0.19.0", "use_bdlora", "a module is in both lists of use_bdlora", _overlap,
+        "LORA ADALORA", "0.19.0", "use_bdlora", "a module is in both lists of use_bdlora", _overlap,
         "Keep it in one of target_modules_bd_a and target_modules_bd_b.",
     ),
     Rule(
@@ -134,10 +134,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "LORA", "0.17.0", "target_parameters",
-        "target_parameters does not go together with dropout, DoRA, lora_bias, fan_in_fan_out, "
-        "velora_config or kasa_config",
+        "target_parameters does not go together with dropout, DoRA, lora_bias, velora_config or "
+        "kasa_config",
         lambda f: bool(f.target_parameters) and bool(
-            f.lora_dropout or f.use_dora or f.lora_bias or f.fan_in_fan_out
+            f.lora_dropout or f.use_dora or f.lora_bias
             or f.velora_config is not None or f.kasa_config is not None
         ),
         "Set lora_dropout to 0 and the others to their defaults, if it was trained so.",
@@ -212,7 +212,7 @@ RULES: tuple[Rule, ...] = (
         "Add them to target_modules.",
     ),
     Rule(
-        "PROMPT_TUNING", "0.10.0", "prompt_tuning_init",
+        "PROMPT_TUNING MULTITASK_PROMPT_TUNING", "0.10.0", "prompt_tuning_init",
         "prompt_tuning_init is TEXT, and text or tokenizer are not given",
         lambda f: f.prompt_tuning_init == "TEXT" and (
             not f.tokenizer_name_or_path or f.prompt_tuning_init_text is None
@@ -220,7 +220,7 @@ RULES: tuple[Rule, ...] = (
         "Set prompt_tuning_init to RANDOM: it only matters in training.",
     ),
     Rule(
-        "PROMPT_TUNING", "0.7.0", "tokenizer_kwargs",
+        "PROMPT_TUNING MULTITASK_PROMPT_TUNING", "0.7.0", "tokenizer_kwargs",
         "tokenizer_kwargs is set, and prompt_tuning_init is not TEXT",
         lambda f: bool(f.tokenizer_kwargs) and f.prompt_tuning_init != "TEXT",
         "Take tokenizer_kwargs out.",

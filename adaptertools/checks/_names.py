@@ -14,9 +14,10 @@ from adaptertools.tensorfile import TensorSpec
 _FOREIGN = (
     ("kohya's", re.compile(r"^lora_(?:unet|te\d?|transformer)_|\.lora_(?:down|up)\.|\.alpha$")),
     ("MLX's", re.compile(r"\.lora_[ab]$")),
-    ("diffusers'", re.compile(r"^(?:unet|text_encoder|transformer)\.|\.lora\.(?:down|up)\.")),
-    ("LyCORIS'", re.compile(r"\.(?:hada|lokr)_w\d")),
-)
+    ("diffusers'", re.compile(
+        r"^(?:unet|text_encoder(?:_2)?|transformer\.\w*blocks)\.|\.lora\.(?:down|up)\.")),
+    ("LyCORIS'", re.compile(r"^(?!base_model\.).*\.(?:hada|lokr)_w\d")),
+)  # fmt: skip
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?:\.|$)")
 
 Parts = Mapping[str, TensorSpec]
@@ -33,7 +34,9 @@ def modules(tensors: Parts) -> dict[str, dict[str, TensorSpec]]:
     found: dict[str, dict[str, TensorSpec]] = {}
     for name, key in keys(tensors).items():
         if key.role.startswith("lora_"):
-            found.setdefault(key.target, {})[key.role] = tensors[name]
+            # Several parameters of one module (fused experts) nest: one `base_layer` for each.
+            module = key.target + ".base_layer" * key.nested
+            found.setdefault(module, {})[key.role] = tensors[name]
     return found
 
 
@@ -51,6 +54,12 @@ def layer(module: str) -> int | None:
     """Give the number of the layer that a module lies in."""
     match = _LAYER.search(module)
     return int(match[1]) if match and len(match[1]) < 7 else None
+
+
+def without_layer(module: str) -> str:
+    """Give a module's name with N for its layer's number."""
+    match = _LAYER.search(module)
+    return f"{module[: match.start(1)]}N{module[match.end(1) :]}" if match else module
 
 
 def names(value: object) -> list[str]:

@@ -19,7 +19,7 @@ Version = tuple[int, ...]
 
 MOST = 1000  # differences that are looked at; a hostile file has any number of them
 # PEFT writes what it is called itself: 0.18.1, 0.19.0rc1, 0.18.2.dev0@UNKNOWN, 0.21.0+local
-_VERSION = re.compile(r"(\d{1,6}(?:\.\d{1,6}){1,3})((?:a|b|rc|\.?dev|\.?post)\d{0,6})?([+@].*)?")
+_VERSION = re.compile(r"(\d{1,6}(?:\.\d{1,6}){0,3})((?:a|b|rc|\.?dev|\.?post)\d{0,6})?([+@].*)?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from typing import Any
 
 from adaptertools.checks import check
 from adaptertools.errors import shown
-from adaptertools.facts import Found, Result
+from adaptertools.facts import Facts, Found, Result
 
 Config = Mapping[str, Any]
 KEY = "base_model_name_or_path"
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PLACE = re.compile(r"^(?:[/~.\\]|[A-Za-z]:[\\/]|file:)|\\|(?:/[^/]*){2,}")
+# The first word of a folder on somebody's disk, which no owner on the Hub is called.
+_FOLDER = re.compile(r"(?i)(?:(?:path|your[\w-]*|models?|saved_models?|checkpoints?|ckpts?|"
+                     r"outputs?|results?|weights|local|data|content)/[\w.-]*|[^/]*/)")  # fmt: skip
 _PACKED = re.compile(r"(?i)-(?:bnb-)?[48]bit\b|-gptq|-awq|-gguf|-int[48]\b|-fp8\b|-nf4\b|-exl2")
 # Short names of the Hub's early days, and where those models are now.
 _OLD = {
@@ -45,8 +48,14 @@ def named(config: Config) -> Result:
 def public(config: Config) -> Result:
     """A path of the machine that trained leads nowhere on another one, and the Hub refuses it."""
     name = _name(config)
-    if name and _PLACE.search(name):
-        yield Found(text=f"{KEY} is {shown(name)!r}, a path.", pointer=f"/{KEY}")
+    if _PLACE.search(name):
+        kind = "an address" if "://" in name else "a path"
+        yield Found(text=f"{KEY} is {shown(name)!r}, {kind}.", pointer=f"/{KEY}")
+    elif _FOLDER.fullmatch(name) or re.search(r"[<>{}$]", name):
+        yield Found(
+            text=f"{KEY} is {shown(name)!r}, which looks like a folder or a placeholder.",
+            pointer=f"/{KEY}", level="warning",
+        )  # fmt: skip
 
 
 @check(
@@ -55,7 +64,7 @@ def public(config: Config) -> Result:
 def owned(config: Config) -> Result:
     """A bare name is a folder's, or one of the Hub's early ones that only redirect."""
     name = _name(config)
-    if name and not _REPO.fullmatch(name) and not _PLACE.search(name):
+    if name and "/" not in name and not _PLACE.search(name):
         now = f"{_OLD[name]}/{name}" if name in _OLD else ""
         yield Found(
             text=f"{KEY} is {shown(name)!r}, without an owner.", pointer=f"/{KEY}",
@@ -102,8 +111,12 @@ def reachable(config: Config, online: Callable[[str], str]) -> Result:
 
 @check("BAS006", "the base is not packed", level="warning",
        fix="Name the 16-bit parent; to merge, see --base-weights and --quant.")  # fmt: skip
-def unpacked(config: Config) -> Result:
+def unpacked(config: Config, facts: Facts) -> Result:
     """An adapter on a 4-bit copy loads with that copy only, and merging it needs care."""
     name = _name(config)
-    if _PACKED.search(name):
+    packing = facts.base.config.get("quantization_config") if facts.base else None
+    if _PACKED.search(name) and not _PLACE.search(name):
         yield Found(text=f"{shown(name)} holds packed weights.", pointer=f"/{KEY}")
+    elif isinstance(packing, dict):
+        method = shown(packing.get("quant_method"))
+        yield Found(text=f"The base that was given is packed ({method}).", pointer=f"/{KEY}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adaptertools.checks import _peft as peft
 from adaptertools.checks import check
-from adaptertools.checks._cfg_rules import PARENTS, RULES, Fields, Rule
+from adaptertools.checks._cfg_rules import RULES, Fields, Rule
 from adaptertools.checks._peft import Config, number, release
 from adaptertools.facts import Facts, Found, Result
 
@@ -19,13 +19,8 @@ def together(config: Config, facts: Facts) -> Result:
     kind, target = peft.kind(config), release(facts.peft_version)
     for rule in RULES:
         early = target is not None and target.number < number(rule.since)
-        if _about(rule, kind) and not early and _broken(rule, config):
+        if kind in rule.types.split() and not early and _broken(rule, config):
             yield Found(text=rule.text, pointer=f"/{rule.field}", hint=rule.fix)
-
-
-def _about(rule: Rule, kind: str) -> bool:
-    names = rule.types.split()
-    return kind in names or PARENTS.get(kind) in names
 
 
 def _broken(rule: Rule, config: Config) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,16 +13,18 @@ from adaptertools.facts import Card, Facts, Found, Result
 Config = Mapping[str, Any]
 CARD = "README.md"
 _EMPTY = "[More Information Needed]"
-# Words in a base's name -> what its licence asks of those who build on it.
-_FAMILIES = {
-    "llama-2": "llama2", "llama-3": "llama3", "llama3": "llama3", "gemma": "gemma",
-    "command-r": "cc-by-nc-4.0", "stable-diffusion": "openrail", "falcon-180b": "falcon",
-}  # fmt: skip
+# What a base's name suggests of its licence.
+_FAMILIES = (
+    ("llama2", re.compile(r"llama-?2|codellama")), ("llama3", re.compile(r"llama-?[34]")),
+    ("gemma", re.compile(r"gemma-?[123n](?!\d)|gemma-7b|codegemma|paligemma")),
+    ("cc-by-nc-4.0", re.compile(r"command-r|aya-")), ("openrail", re.compile(r"stable-diffusion")),
+    ("falcon", re.compile(r"falcon-180b")),
+)  # fmt: skip
 _FREE = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "unlicense", "cc-by-4.0")
 
 
 @check("CRD001", "there is a card that says what this is", level="warning",
-       fix="Write README.md with library_name: peft and base_model in its front matter.")  # fmt: skip
+       fix="Write README.md with library_name and base_model in its front matter.")  # fmt: skip
 def there(facts: Facts) -> Result:
     """The Hub reads the front matter: without it nobody finds the adapter or knows its base."""
     card = facts.card
@@ -79,7 +82,7 @@ def licensed(card: Card, facts: Facts) -> Result:
             text="license is other, and license_name does not say which.", file=CARD, line=1
         )
     base = str((facts.config or {}).get("base_model_name_or_path")).lower()
-    family = next((name for word, name in _FAMILIES.items() if word in base), "")
+    family = next((name for name, words in _FAMILIES if words.search(base)), "")
     if family and licence in _FREE:
         yield Found(
             text=f"license is {shown(licence)}, and the base's name suggests {family}.", file=CARD,

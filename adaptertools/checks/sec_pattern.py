@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from adaptertools.checks import _regex, check
@@ -60,7 +61,7 @@ def _judged(pattern: str, names: list[str], may_try: bool) -> tuple[str, str, bo
             _regex.matching([pattern], names)
         except _regex.TooSlow:
             return "matching it with a name took more than a second", "error", True
-        except _regex.re.error:
+        except re.error:
             return "", "", True
     if measured.quantifiers > _regex.MOST_QUANTIFIERS:
         return f"{measured.quantifiers} repeats in one expression", "warning", may_try

@@ -46,9 +46,10 @@ def safe_pickles(pickles: Sequence[Pickle], facts: Facts) -> Result:
     for each in _real(pickles, facts.files):
         strange = picklefile.foreign(each.globals)
         if each.refused or strange:
-            why = each.refused or "it names what saved tensors do not need"
-            more = f"; names {first(strange)}" if strange else ""
-            yield Found(text=f"{shown(each.file)}: {shown(why)}{more}", file=each.file)
+            why = shown(each.refused or "it names what saved tensors do not need")
+            rest = [name for name in strange if name not in why]
+            more = f"; it also names {first(rest)}" if rest else ""
+            yield Found(text=f"{shown(each.file)}: {why}{more}", file=each.file)
 
 
 def _real(pickles: Sequence[Pickle], files: Mapping[str, File]) -> Iterator[Pickle]:

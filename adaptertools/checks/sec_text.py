@@ -27,13 +27,17 @@ _SECRETS = {
     "a token of Slack": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
     "a private key": r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY-----",
 }
-_HOMES = r"(?<![\w/.])/(?:home|Users)/(?!\.)[\w.-]{1,40}/|\b[A-Za-z]:\\{1,2}Users\\{1,2}[\w .-]{1,40}\\"
+_HOMES = (
+    r"(?<![\w/.])/(?:home|Users)/(?!\.)[\w.-]{1,40}/|\b[A-Za-z]:\\{1,2}Users\\{1,2}[\w .-]{1,40}\\"
+)
 _GIVEAWAY = re.compile("|".join([*(f"({p})" for p in _SECRETS.values()), f"({_HOMES})"]))
 _WHAT = [*_SECRETS, "the path of somebody's home"]
 
-_TAG = re.compile(r"\{([{%])(.*?)[}%]\}", re.S)
-_TOKEN = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\w+|[^\w\s]", re.S)
-_STATEMENTS = ("import", "from", "include", "extends")
+# What formatting a conversation never needs, wherever it stands: taking tags apart can be fooled.
+_REACH = re.compile(
+    r"(?P<name>\w*__\w*|\.\s*_\w+|\[\s*['\"]_\w*)|(?P<filter>\|\s*attr\b)"
+    r"|\{%[-+]?\s*(?P<statement>import|from|include|extends)\b|(?P<hidden>\\(?:x5f|u005f|137))"
+)
 _LARGEST = 200_000  # letters of a template that are looked at
 _TEMPLATE = "chat_template"
 
@@ -55,12 +59,18 @@ def giveaways(files: Mapping[str, File]) -> Result:
         seen = set()
         for match in _GIVEAWAY.finditer(text):
             what = _WHAT[(match.lastindex or 1) - 1]
-            if what not in seen:
+            if what not in seen and not _made_up(match[0], what):
                 seen.add(what)
                 line = text.count("\n", 0, match.start()) + 1
                 column = match.start() - text.rfind("\n", 0, match.start())
                 words = f"{shown(name)} holds {what}: {_part(match[0], what)}"
                 yield Found(text=words, file=name, line=line, column=column)
+
+
+def _made_up(found: str, what: str) -> bool:
+    """Tell whether a token is a placeholder: hf_xxxxxxxxx."""
+    token = what.startswith(("a token", "a key"))
+    return token and (len(set(found)) < 10 or not any(char.isdigit() for char in found))
 
 
 def _part(found: str, what: str) -> str:
@@ -77,7 +87,7 @@ def templates(files: Mapping[str, File]) -> Result:
 
     Names that begin with an underscore, the `attr` filter, `import` and `include` lead out of the
     sandbox (CVE-2024-34359, CVE-2026-5760). Formatting a conversation needs none of them. The text
-    is taken apart, not rendered.
+    is searched, not rendered; a name that it puts together as it runs is not seen.
     """
     for name, pointer, template in _templates(files):
         if len(template) > _LARGEST:
@@ -109,15 +119,11 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _reaches(template: str) -> str:
     """Say what a template reaches for; empty where it only formats."""
-    for tag in _TAG.finditer(template):
-        words = [token for token in _TOKEN.findall(tag[2]) if token not in "-+"]
-        if tag[1] == "%" and words[:1] and words[0] in _STATEMENTS:
-            return f"uses {words[0]}"
-        for before, word in zip(["", *words], words, strict=False):
-            if "__" in word or (before == "." and word[:1] == "_"):
-                return f"reaches for {shown(word)}"
-            if before == "|" and word == "attr":
-                return "uses the attr filter"
-            if before == "[" and word[1:2] == "_":
-                return f"reaches for {shown(word)}"
-    return ""
+    match = _REACH.search(template)
+    if match is None:
+        return ""
+    if statement := match["statement"]:
+        return f"uses {statement}"
+    if match["filter"]:
+        return "uses the attr filter"
+    return f"hides an underscore as {match[0]}" if match["hidden"] else f"names {shown(match[0])}"

@@ -7,9 +7,10 @@ from typing import Any
 
 from adaptertools.checks import _names, check
 from adaptertools.errors import first, shown
-from adaptertools.facts import Found, Profile, Result, Weights
+from adaptertools.facts import Facts, Found, Profile, Result, Weights
 
 Config = Mapping[str, Any]
+_PREFIX = "base_model.model."
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte")
 
 
@@ -18,10 +19,13 @@ def _said(target: Profile, rule: str) -> str:
     return str(target.rules.get(rule) or "")
 
 
+def _told(target: Profile) -> str:
+    return f"{target.name} {target.version}: "
+
+
 def _found(target: Profile, rule: str, text: str, pointer: str) -> Result:
     if level := _said(target, rule):
-        told = f"{target.name} {target.version}: {text}"
-        yield Found(text=told, pointer=pointer, level=level)
+        yield Found(text=_told(target) + text, pointer=pointer, level=level)
 
 
 @check(
@@ -31,7 +35,7 @@ def saved_modules(config: Config, target: Profile) -> Result:
     """Servers swap low-rank factors; whole modules are refused or left out."""
     names = _names.names(config.get("modules_to_save"))
     allowed = target.rules.get("modules_allowed") or []
-    if odd := [name for name in names if name not in allowed]:
+    if odd := list(dict.fromkeys(name for name in names if name not in allowed)):
         text = f"modules_to_save is not served: {first(odd, 3)}."
         yield from _found(target, "modules_to_save", text, "/modules_to_save")
 
@@ -62,29 +66,40 @@ def rank(config: Config, target: Profile) -> Result:
         yield from _found(target, "rank", text, "/r")
     elif type(usual) is int and largest > usual:
         yield Found(
-            text=f"{target.name} {target.version}: rank {largest} is above its default limit, "
-            f"{usual}.",
+            text=f"{_told(target)}rank {largest} is above its default limit, {usual}.",
             pointer="/r", level="warning",
         )  # fmt: skip
 
 
 @check("SRV005", "the target scales every module right",
-       fix="Fold the scales: adaptertools convert --to plain.")  # fmt: skip
+       fix="Fold the scales into the weights: one rank, alpha = r.")  # fmt: skip
 def scales(config: Config, target: Profile) -> Result:
     """Patterns and rsLoRA change the scale; who ignores them computes something else, silently."""
-    for key in ("rank_pattern", "alpha_pattern"):
+    for key in ("rank_pattern", "alpha_pattern", "use_rslora"):
         if config.get(key):
             yield from _found(target, key, f"{key} is not honoured.", f"/{key}")
-    if config.get("use_rslora"):
-        yield from _found(target, "rslora", "use_rslora is not honoured.", "/use_rslora")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if rank != alpha:
+        text = f"lora_alpha {shown(alpha)} is not read, nor is r {shown(rank)}: the scale is 1."
+        yield from _found(target, "scale", text, "/lora_alpha")
+    if isinstance(alpha, float) and not alpha.is_integer():
+        text = f"lora_alpha {shown(alpha)} is read as a whole number."
+        yield from _found(target, "fractional_alpha", text, "/lora_alpha")
 
 
-@check("SRV006", "targets are named", fix="List the modules by their names in target_modules.")
+@check("SRV006", "what the target reads is named", fix="List the modules in target_modules.")
 def listed(config: Config, target: Profile) -> Result:
-    """Some servers read target_modules as a list and know no patterns."""
-    if not isinstance(config.get("target_modules"), list):
-        said = shown(config.get("target_modules"))
-        text = f"target_modules is {said}, a list of names is wanted."
+    """Servers stop at a config without rank, alpha or targets; some know no patterns of targets."""
+    lora = config.get("peft_type") == "LORA"
+    for key in (target.rules.get("required") or ()) if lora else ():
+        if config.get(key) is None:
+            yield Found(
+                text=f"{_told(target)}{key} is missing, and has no default there.",
+                pointer=f"/{key}", level="error", hint=f"Write {key}.",
+            )  # fmt: skip
+    targets = config.get("target_modules")
+    if targets is not None and not isinstance(targets, list):
+        text = f"target_modules is {shown(targets)!r}, a list of names is wanted."
         yield from _found(target, "targets_list", text, "/target_modules")
 
 
@@ -113,11 +128,11 @@ def method(config: Config, target: Profile) -> Result:
 
 
 @check("SRV009", "the target reads the file",
-       fix="Write safetensors: adaptertools convert --to peft.")  # fmt: skip
+       fix="Write it as safetensors: adaptertools convert.")  # fmt: skip
 def container(weights: Weights, target: Profile) -> Result:
     """Pickles can run code; servers that load only safetensors do not find them."""
     if weights.pickled and (level := _said(target, "pickles")):
-        text = f"{target.name} {target.version}: {weights.file} is not read."
+        text = f"{_told(target)}{weights.file} is not read."
         yield Found(text=text, file=weights.file, level=level)
 
 
@@ -127,7 +142,7 @@ def tokens(tokenizer: Mapping[str, Any], target: Profile) -> Result:
     added = tokenizer.get("added_tokens.json")
     if isinstance(added, dict) and added and (level := _said(target, "added_tokens")):
         yield Found(
-            text=f"{target.name} {target.version}: {len(added)} added tokens are not served.",
+            text=f"{_told(target)}{len(added)} added tokens are not served.",
             file="added_tokens.json", level=level,
         )  # fmt: skip
 
@@ -135,11 +150,42 @@ def tokens(tokenizer: Mapping[str, Any], target: Profile) -> Result:
 @check("SRV011", "the target finds the tensors", fix="Save the adapter with PEFT.")
 def names(config: Config, weights: Weights, target: Profile) -> Result:
     """Names are looked up exactly: one prefix, lora_A.weight and lora_B.weight, nothing else."""
-    level = _said(target, "exact_names")
-    odd = [n for n in weights.tensors if not n.startswith("base_model.model.")]
-    if level and config.get("peft_type") == "LORA" and odd:
-        yield Found(
-            text=f"{target.name} {target.version}: {len(odd)} names do not begin with "
-            f"base_model.model., such as {shown(odd[0])}.",
-            file=weights.file, tensor=odd[0], level=level,
-        )  # fmt: skip
+    if config.get("peft_type") != "LORA":
+        return
+    if own := target.rules.get("own_format"):
+        text = f"{_told(target)}it reads {own}, not PEFT's files."
+        yield Found(text=text, file=weights.file, level="error", hint="Convert the adapter first.")
+        return
+    ends = tuple(target.rules.get("suffixes") or ())
+    plain = [n for n in weights.tensors if n.startswith(_PREFIX)]
+    faults = {
+        "exact_names": ("do not begin with base_model.model.", set(weights.tensors) - set(plain)),
+        "other_tensors": ("are no lora_A.weight or lora_B.weight",
+                          {n for n in plain if ends and not n.endswith(ends)}),
+    }  # fmt: skip
+    for rule, (words, odd) in faults.items():
+        level = _said(target, rule)
+        if level and odd:
+            text = f"{_told(target)}{len(odd)} names {words}, such as {shown(min(odd))}."
+            yield Found(text=text, file=weights.file, tensor=min(odd), level=level)
+
+
+@check("SRV012", "the target refuses nothing else of it", fix="Merge it, or convert it first.")
+def refused(config: Config, weights: Weights, target: Profile, facts: Facts) -> Result:
+    """Variants of LoRA, dtypes and architectures that a target names and does not take."""
+    for key, values in (target.rules.get("refused") or {}).items():
+        said = config.get(key)
+        if said and (values is True or str(said).lower().startswith(tuple(values))):
+            text = f"{_told(target)}{key} {shown(said, 40)} is not served."
+            yield Found(text=text, pointer=f"/{key}", level="error")
+    dtypes = target.rules.get("dtypes") or []
+    odd = [name for name, spec in weights.tensors.items() if dtypes and spec.dtype not in dtypes]
+    if odd:
+        dtype = weights.tensors[odd[0]].dtype
+        text = f"{_told(target)}{len(odd)} tensors are {dtype}; it reads {first(dtypes)}."
+        yield Found(text=text, file=weights.file, tensor=odd[0], level="error")
+    bases = target.rules.get("bases")
+    kind = facts.base.config.get("model_type") if facts.base else None
+    if bases and kind and kind not in bases:
+        text = f"{_told(target)}the base is {shown(kind)}; it takes adapters of {first(bases)}."
+        yield Found(text=text, level="error")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from adaptertools.checks import _names, check
 from adaptertools.errors import first
-from adaptertools.facts import Base, Found, Result, Weights
+from adaptertools.facts import Base, Facts, Found, Result, Weights
 
 Config = Mapping[str, Any]
 _FILE, _ADDED = "tokenizer.json", "added_tokens.json"
@@ -28,18 +29,21 @@ def _added(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _vocabulary(tokenizer: Mapping[str, Any]) -> int:
-    """Count the tokens of the model, without the added ones; 0 where no file says."""
+    """Give the number after the model's last token, without the added ones; 0 if no file says."""
     whole = tokenizer.get(_FILE)
     model = whole.get("model") if isinstance(whole, dict) else None
     vocab = model.get("vocab") if isinstance(model, dict) else tokenizer.get("vocab.json")
-    return len(vocab) if isinstance(vocab, dict | list) else 0
+    if isinstance(vocab, dict):
+        return max((n for n in vocab.values() if type(n) is int), default=-1) + 1
+    return len(vocab) if isinstance(vocab, list) else 0
 
 
 @check("TOK001", "every token has a row", fix="Resize and save the embeddings with the adapter.")
 def rows(tokenizer: Mapping[str, Any], weights: Weights, base: Base) -> Result:
-    """AutoPeftModel resizes the base to the tokenizer beside the adapter: new rows are random.
+    """A tokenizer with more tokens than the base has rows needs embeddings that were trained.
 
-    A tokenizer with more tokens than the base has rows needs embeddings that were trained.
+    AutoPeftModel resizes the base to the tokenizer beside the adapter, and its new rows are random.
+    Whoever loads the base by itself gets an index error at the first new token.
     """
     nested = base.config.get("text_config")
     config = nested if isinstance(nested, dict) else base.config
@@ -56,17 +60,18 @@ def rows(tokenizer: Mapping[str, Any], weights: Weights, base: Base) -> Result:
 
 
 @check("TOK002", "added tokens are in order", level="warning", fix="Save the tokenizer again.")
-def ordered(tokenizer: Mapping[str, Any], facts: Any) -> Result:
+def ordered(tokenizer: Mapping[str, Any], facts: Facts) -> Result:
     """Numbers that are taken twice, or leave gaps, mean tokens that were added by hand."""
     size, added = _vocabulary(tokenizer), _added(tokenizer)
     file = _ADDED if _ADDED in tokenizer else _FILE
     numbers = sorted(added.values())
-    twice = sorted({n for a, n in zip(numbers, numbers[1:], strict=False) if a == n})
+    twice = sorted({n for a, n in pairwise(numbers) if a == n})
     if twice:
         yield Found(text=f"Numbers that two added tokens share: {first(twice)}.", file=file)
     new = [n for n in dict.fromkeys(numbers) if n >= size]
-    if size and new and new != list(range(new[0], new[0] + len(new))):
-        yield Found(text=f"Added tokens leave gaps after {size}: {first(new)}.", file=file)
+    if size and new and new != list(range(size, size + len(new))):
+        text = f"Added tokens leave gaps after the model's {size}: {first(new)}."
+        yield Found(text=text, file=file)
     yield from _trained(facts.config or {}, max([size - 1, *numbers]) + 1)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from adaptertools.checks import _names, check
@@ -14,13 +14,12 @@ from adaptertools.tensorfile import TensorSpec
 
 Config = Mapping[str, Any]
 Parts = Mapping[str, TensorSpec]
+_AXES = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}  # of the rank
 
 
 def _lora(config: Config, weights: Weights) -> dict[str, dict[str, TensorSpec]]:
-    """Give a LoRA's modules; nothing for other methods, and nothing of fused experts."""
-    if config.get("peft_type") != "LORA" or config.get("target_parameters"):
-        return {}
-    return _names.modules(weights.tensors)
+    """Give a LoRA's modules; nothing for other methods."""
+    return _names.modules(weights.tensors) if config.get("peft_type") == "LORA" else {}
 
 
 @check("WGT005", "shapes have the rank that the config says", fix="Correct r or rank_pattern.")
@@ -30,56 +29,38 @@ def ranks(config: Config, weights: Weights) -> Result:
     vLLM and others take the rank from the file and the scale from the config, and are wrong
     without a word. A rank_pattern key matches the end of a module's name, the first one wins.
     """
+    fused = config.get("target_parameters")
     for module, parts in _lora(config, weights).items():
+        if fused and (config.get("rank_pattern") or not _whole(parts)):
+            continue  # whose parameter it is does not stand in the name
         try:
             rank = pattern_value(config, "rank_pattern", module, config.get("r"))
         except AdapterToolsError as error:
             yield Found(text=str(error), pointer="/rank_pattern")
             return
-        for role, spec, axis in _factors(parts):
-            if len(spec.shape) > axis and spec.shape[axis] != rank:
-                yield Found(
-                    text=f"{shown(module)}: {role} is {list(spec.shape)}, rank {shown(rank)} was "
-                    "expected.",
-                    file=weights.file, tensor=spec.name,
-                )  # fmt: skip
-                break
-
-
-def _factors(parts: Parts) -> Iterator[tuple[str, TensorSpec, int]]:
-    for role, axis in (("lora_A", 0), ("lora_B", 1), ("lora_embedding_A", 0),
-                       ("lora_embedding_B", 1)):  # fmt: skip
-        if role in parts:
-            yield role, parts[role], axis
-
-
-@check("WGT006", "the config targets what the file holds", fix="Add them to target_modules.")
-def targeted(config: Config, weights: Weights) -> Result:
-    """Tensors of modules that the config does not target are dropped without a word."""
-    targets = config.get("target_modules")
-    if not isinstance(targets, list) or targets == ["all-linear"]:
-        return
-    names, without = _names.names(targets), _names.names(config.get("exclude_modules"))
-    layers = config.get("layers_to_transform")
-    layers = [layers] if isinstance(layers, int) else layers
-    wanted: dict[str, list[str]] = {"": [], "out": [], "layer": []}
-    for module in _lora(config, weights):
-        number = _names.layer(module)
-        if not any(_names.ends_with(module, name) for name in names):
-            wanted[""].append(module)
-        elif any(_names.ends_with(module, name) for name in without):
-            wanted["out"].append(module)
-        elif isinstance(layers, list) and number is not None and number not in layers:
-            wanted["layer"].append(module)
-    said = {"": "are not among target_modules", "out": "are excluded by exclude_modules",
-            "layer": "lie outside layers_to_transform"}  # fmt: skip
-    pointers = {"": "/target_modules", "out": "/exclude_modules", "layer": "/layers_to_transform"}
-    for why, modules in wanted.items():
-        if modules:
+        for role, spec in _wrong(parts, rank, fused=bool(fused)):
             yield Found(
-                text=f"{len(modules)} adapted modules {said[why]}: {first(modules, 3)}.",
-                pointer=pointers[why],
-            )
+                text=f"{shown(module)}: {role} is {list(spec.shape)}, rank {shown(rank)} was "
+                "expected.",
+                file=weights.file, tensor=spec.name,
+            )  # fmt: skip
+            break
+
+
+def _whole(parts: Parts) -> bool:
+    return {"lora_A", "lora_B"} <= parts.keys()
+
+
+def _wrong(parts: Parts, rank: object, *, fused: bool) -> Iterator[tuple[str, TensorSpec]]:
+    """Give the factors of another rank; those of fused experts hold one for each expert."""
+    for role, axis in _AXES.items():
+        if role not in parts or 0 in parts[role].shape:  # WGT002 says so
+            continue
+        shape = parts[role].shape
+        length = shape[axis] if len(shape) > axis and len(shape) > 1 else -1
+        whole = fused and isinstance(rank, int) and rank > 0 and length > 0 and length % rank == 0
+        if length != rank and not whole:
+            yield role, parts[role]
 
 
 @check("WGT007", "every target has tensors", level="warning", fix="Take it out of the config.")
@@ -98,38 +79,55 @@ def ghosts(config: Config, weights: Weights) -> Result:
 @check("WGT008", "every layer has the same modules", level="warning",
        fix="Fetch the file again, or check the run that saved it.")  # fmt: skip
 def even(config: Config, weights: Weights) -> Result:
-    """A module that most layers have and some lack is the sign of a lost shard."""
-    layers: dict[str, set[int]] = {}
-    for module in _lora(config, weights):
-        number = _names.layer(module)
-        if number is not None:
-            layers.setdefault(module.replace(f".{number}.", ".N.", 1), set()).add(number)
-    if config.get("layers_to_transform") is not None or not layers:
+    """A module that most layers have and some lack is the sign of a lost shard.
+
+    Layers of two kinds that take turns are no such sign, nor are experts, which the first layers of
+    many models lack.
+    """
+    if config.get("layers_to_transform") is not None:
         return
-    every = set().union(*layers.values())
-    for kind, have in sorted(layers.items()):
+    towers: dict[str, dict[str, set[int]]] = {}
+    for module in _lora(config, weights):
+        number, kind = _names.layer(module), _names.without_layer(module)
+        if number is not None:
+            towers.setdefault(kind.partition(".N.")[0], {}).setdefault(kind, set()).add(number)
+    for tower, kinds in towers.items():
+        yield from _uneven(tower, kinds, weights.file)
+
+
+def _uneven(tower: str, kinds: Mapping[str, set[int]], file: str) -> Result:
+    every = set().union(*kinds.values())
+    for kind, have in sorted(kinds.items()):
         lack = sorted(every - have)
-        if lack and len(have) > len(every) / 2:
+        if lack and len(have) > len(every) / 2 and "expert" not in kind and not _in_turn(lack):
             yield Found(
                 text=f"{shown(kind)} is adapted in {len(have)} of {len(every)} layers, and not in "
                 f"{first(lack)}.",
-                file=weights.file,
+                file=file,
             )
-    holes = sorted(set(range(min(every), max(every) + 1)) - every) if max(every) < 10_000 else []
-    if holes:
-        yield Found(text=f"No tensor of layers {first(holes)}.", file=weights.file)
+    if max(every) < 10_000:
+        holes = sorted(set(range(min(every), max(every) + 1)) - every)
+        if holes and len(holes) < len(every) and not _in_turn(holes):
+            text = f"No tensor of layers {first(holes)}, between those of {shown(tower)}."
+            yield Found(text=text, file=file)
+
+
+def _in_turn(numbers: list[int]) -> bool:
+    """Tell whether numbers keep one distance of more than one, as layers of a second kind do."""
+    steps = {b - a for a, b in pairwise(numbers)}
+    return len(numbers) > 2 and len(steps) == 1 and 1 not in steps
 
 
 @check("WGT009", "DoRA, biases and their tensors agree", fix="Correct the config, or save again.")
 def variants(config: Config, weights: Weights) -> Result:
     """use_dora without magnitudes, or magnitudes without use_dora, computes something else."""
     modules = _lora(config, weights)
-    pairs = [m for m, parts in modules.items() if parts.keys() & {"lora_A", "lora_embedding_A"}]
+    pairs = [m for m, parts in modules.items() if parts.keys() & _AXES.keys()]
     for key, role in (("use_dora", "lora_magnitude_vector"), ("lora_bias", "lora_B.bias")):
         have = [m for m in pairs if role in modules[m]]
+        lack = [m for m in pairs if role not in modules[m]]
         on = bool(config.get(key))
-        if on and len(have) < len(pairs):
-            lack = [m for m in pairs if m not in have]
+        if on and lack:
             yield Found(
                 text=f"{key} is set, and {len(lack)} of {len(pairs)} modules have no {role}: "
                 f"{first(lack, 3)}.",
@@ -145,27 +143,4 @@ def variants(config: Config, weights: Weights) -> Result:
         yield Found(
             text=f"bias is {config['bias']!r}, and the file holds no bias.", pointer="/bias",
             level="warning",
-        )  # fmt: skip
-
-
-@check("WGT010", "saved modules are in the file", fix="Save the adapter again with the module.")
-def saved(config: Config, weights: Weights) -> Result:
-    """PEFT stops with a bare KeyError where a module of modules_to_save has no tensors."""
-    whole = Counter(name.rpartition(".")[0] for name in _names.saved(weights.tensors).values())
-    listed = _names.names(config.get("modules_to_save"))
-    held = [n for n in listed if any(_names.ends_with(m, n) or f".{n}." in f".{m}." for m in whole)]
-    # SEQ_CLS and TOKEN_CLS list names of which a model has one.
-    if listed and not held and config.get("peft_type") == "LORA":
-        yield Found(
-            text=f"modules_to_save lists {first(dict.fromkeys(listed), 3)}, and the file holds "
-            "none of them.",
-            pointer="/modules_to_save",
-        )
-    heads = [m for m in whole if m.rpartition(".")[2] in ("classifier", "score", "pre_classifier")]
-    extra = [m for m in heads if not any(_names.ends_with(m, n) for n in listed)]
-    if extra and config.get("peft_type") == "LORA":
-        yield Found(
-            text=f"{first(extra, 3)} is saved whole, and modules_to_save does not list it.",
-            pointer="/modules_to_save", level="warning",
-            hint="Newer PEFT does not load it as a trained copy; list it.",
         )  # fmt: skip

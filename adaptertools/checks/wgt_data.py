@@ -7,8 +7,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adaptertools.checks import _names, check
-from adaptertools.errors import first, shown
+from adaptertools.errors import AdapterToolsError, first, shown
 from adaptertools.facts import Data, Found, Result
+from adaptertools.patterns import pattern_value
 from adaptertools.tensorfile import FLOATS, TensorSpec
 
 if TYPE_CHECKING:
@@ -54,10 +55,12 @@ def finite(data: Data) -> Result:
         )  # fmt: skip
 
 
-_ZERO_AT_START = {  # role that is zero (or one) before training -> the value
-    "LORA": ("lora_B", "lora_embedding_A"), "VERA": ("vera_lambda_b",), "LOHA": ("hada_w2_a",),
-    "LOKR": ("lokr_w2", "lokr_w2_b"),
+_AT_START = {  # by method: what begins at a number that changes nothing, and the number
+    "LORA": (("lora_B.", "lora_embedding_A"), 0), "ADALORA": (("lora_E",), 0),
+    "VERA": (("vera_lambda_b",), 0), "LOHA": (("hada_w2_b",), 0), "LOKR": (("lokr_w1",), 0),
+    "IA3": (("ia3_l",), 1),
 }  # fmt: skip
+_FROM_ZERO = (True, None, "gaussian", "eva")  # inits of LoRA that begin with B at zero
 
 
 @check("WGT014", "it was trained", fix="Publish a later checkpoint; this one is the base model.")
@@ -65,33 +68,46 @@ def trained(config: Config, data: Data) -> Result:
     """Half of the factors start at zero, so that training starts from the base model.
 
     Where they are still zero, nothing was learned, or the weights were saved before they were
-    gathered (DeepSpeed). Three of 25 adapters that were found in public are like that.
+    gathered (DeepSpeed). Three of 25 adapters that were found in public are like that. Inits such
+    as PiSSA's do not begin at zero: there, not even training that never ran can be seen.
     """
-    roles = _ZERO_AT_START.get(str(config.get("peft_type")))
-    ones = config.get("peft_type") == "IA3"
-    inits = config.get("init_lora_weights", True)
-    if (not roles and not ones) or (roles and inits not in (True, "eva", "orthogonal")):
-        return
-    names = [n for n in data.weights.tensors if ones or any(f".{r}" in n for r in roles or ())]
-    names = [n for n in names if ".bias" not in n and data.weights.tensors[n].dtype in FLOATS]
-    idle = [n for n in names if (data.read(n) == float(ones)).all()]
-    if names and len(idle) == len(names):
+    roles, start = _AT_START.get(str(config.get("peft_type")), ((), 0))
+    if config.get("peft_type") == "LOKR" and config.get("init_weights") == "lycoris":
+        roles = ("lokr_w2",)
+    names = [name for name, s in data.weights.tensors.items() if s.dtype in FLOATS]
+    names = [n for n in names if any(f".{r}" in f"{n}." for r in roles) and ".bias" not in n]
+    if config.get("peft_type") == "LOKR":
+        names = _last_of(names)
+    idle = [name for name in names if (data.read(name) == start).all()]
+    if idle and len(idle) == len(names):
         yield Found(
-            text=f"All {len(idle)} tensors that training moves are still at their start.",
+            text=f"All {len(idle)} tensors that training moves are {start}, so that the adapter "
+            "changes nothing.",
             file=data.weights.file,
         )
     elif idle:
+        zero = config.get("peft_type") != "LORA" or config.get("init_lora_weights") in _FROM_ZERO
         yield Found(
-            text=f"{len(idle)} of {len(names)} tensors that training moves are still at their "
-            f"start: {first(idle, 3)}.",
-            file=data.weights.file, tensor=idle[0], level="warning",
+            text=f"{len(idle)} of {len(names)} tensors that training moves are {start} still: "
+            f"{first(idle, 3)}.",
+            file=data.weights.file, tensor=idle[0], level="warning" if zero else "note",
         )  # fmt: skip
 
 
+def _last_of(names: list[str]) -> list[str]:
+    """Leave out the factor that begins at random where both of w1 are there."""
+    return [n for n in names if not n.removesuffix(".weight").endswith(("w1_b", "w2_a"))]
+
+
 @check("WGT015", "no module explodes", level="warning", fix="Look at the run's loss there.")
-def exploding(data: Data) -> Result:
-    """An update ten times as large as the median of its kind is where a run went wrong."""
-    norms = {pair.module: _norm(pair) for pair in _pairs(data)}
+def exploding(config: Config, data: Data) -> Result:
+    """An update ten times as large as the median of its kind is where a run went wrong.
+
+    It is measured as the Frobenius norm of s·B·A, which is not formed for that.
+    """
+    if config.get("target_parameters"):
+        return  # one file entry holds the factors of many experts
+    norms = {pair.module: _scale(config, pair) * _norm(pair) for pair in _pairs(data)}
     kinds: dict[str, list[float]] = {}
     for module, norm in norms.items():
         kinds.setdefault(module.rpartition(".")[2], []).append(norm)
@@ -105,6 +121,15 @@ def exploding(data: Data) -> Result:
             )
 
 
+def _scale(config: Config, pair: Pair) -> float:
+    try:
+        alpha = float(pattern_value(config, "alpha_pattern", pair.module, config["lora_alpha"]))
+    except (AdapterToolsError, KeyError):
+        return 1.0
+    rank = pair.up.shape[1]
+    return alpha / float(rank**0.5 if config.get("use_rslora") is True else rank)
+
+
 def _norm(pair: Pair) -> float:
     """Give ‖B·A‖ without forming it: its square is tr((BᵀB)(AAᵀ))."""
     import numpy as np
@@ -115,12 +140,13 @@ def _norm(pair: Pair) -> float:
     return float(max(square, 0.0) ** 0.5)
 
 
-@check(
-    "WGT016", "the rank is used", level="note", fix="adaptertools resize can cut it, losslessly."
-)
-def used(data: Data) -> Result:
+@check("WGT016", "the rank is used", level="note", fix="Train with a smaller r, or cut this one.")
+def used(config: Config, data: Data) -> Result:
     """Where singular values of B·A are zero, a smaller rank would hold the same update."""
     import numpy as np
+
+    if config.get("target_parameters"):
+        return
 
     spare: list[tuple[str, int, int]] = []
     for pair in _pairs(data):

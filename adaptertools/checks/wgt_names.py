@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from adaptertools import peft_keys
-from adaptertools.checks import _names, check
+from adaptertools.checks import _files, _names, check
+from adaptertools.checks._files import PICKLED, WEIGHTS
 from adaptertools.errors import first, shown
 from adaptertools.facts import Facts, Found, Result, Weights
 
-WEIGHTS = "adapter_model.safetensors"
+_UNPREFIXED = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT",
+               "CARTRIDGE", "ADAPTION_PROMPT", "XLORA")  # fmt: skip
 
 
 @check("WGT001", "the weights can be read", fix="Fetch or save the file again.")
@@ -20,15 +22,13 @@ def readable(facts: Facts) -> Result:
 
     Checked as the safetensors format says, and stricter: duplicate names and holes are faults too.
     """
-    for name in (WEIGHTS, "adapter_model.bin"):
+    for name in (WEIGHTS, PICKLED):
         file = facts.files.get(name)
-        if file and file.size > 0 and facts.weights is None and not _pointer(file.read(200)):
-            yield Found(text=facts.why.get("weights", "It cannot be read."), file=name)
+        if file and file.size and facts.weights is None and _files.pointed(file) is None:
+            why = facts.why.get("weights", "It cannot be read.")
+            if "cut short" not in why:  # WGT018 says so
+                yield Found(text=why, file=name)
             return
-
-
-def _pointer(data: bytes) -> bool:
-    return data.startswith(b"version https://git-lfs")
 
 
 @check("WGT002", "there is something in the weights", fix="Save the adapter again, from one rank.")
@@ -68,8 +68,8 @@ def spelled(config: Mapping[str, Any], weights: Weights) -> Result:
 
 
 def _faults(name: str, kind: str) -> list[str]:
-    if kind in ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CPT", "CARTRIDGE"):
-        return []
+    if kind in _UNPREFIXED or (kind != "LORA" and name.startswith("base_model.")):
+        return []  # what several modules share lies directly in base_model
     if tool := _names.foreign(name):
         return [f"{tool} spelling, which PEFT does not read"]
     junk: Counter[str] = Counter()
@@ -99,36 +99,3 @@ def pairs(weights: Weights) -> Result:
                         text=f"{shown(module)} has {have} and no {lack}.", file=weights.file,
                         tensor=parts[have].name,
                     )  # fmt: skip
-
-
-@check("WGT011", "nothing else is in the file", level="warning", fix="Save the adapter alone.")
-def nothing_else(config: Mapping[str, Any], weights: Weights) -> Result:
-    """Optimizer states and base weights make the file large; loaders ignore or misread them."""
-    if config.get("peft_type") != "LORA":
-        return
-    listed = _names.names(config.get("modules_to_save"))
-    strange = [
-        name
-        for name, module in _names.saved(weights.tensors).items()
-        if not _expected(module, listed, str(config.get("bias"))) and not _names.foreign(name)
-    ]
-    states = [n for n in weights.tensors if n.startswith(("optimizer.", "exp_avg", "state."))]
-    for what, found in (("of an optimizer", states), ("of whole base weights", strange)):
-        rest = [name for name in found if name not in states or what == "of an optimizer"]
-        if rest:
-            yield Found(
-                text=f"{len(rest)} tensors {what}: {first(rest, 3)}.", file=weights.file,
-                tensor=rest[0],
-            )  # fmt: skip
-
-
-_HEADS = ("classifier", "score", "qa_outputs", "pre_classifier", "lm_head", "embed_tokens", "wte",
-          "word_embeddings", "shared", "embed_in", "embed_out")  # fmt: skip
-
-
-def _expected(tensor: str, listed: list[str], bias: str) -> bool:
-    module = tensor.rpartition(".")[0]
-    names = [*listed, *_HEADS]
-    if any(_names.ends_with(module, n) or f".{n}." in f".{module}." for n in names):
-        return True
-    return tensor.endswith(".bias") and bias in ("all", "lora_only")

@@ -13,7 +13,7 @@ import click
 
 import adaptertools as at
 from adaptertools import targets
-from adaptertools.cli import _heat, pictures
+from adaptertools.cli import _heat
 from adaptertools.cli._options import json_option, quiet_option
 from adaptertools.cli._progress import bar
 from adaptertools.cli._show import lines, show, size
@@ -42,6 +42,8 @@ def command(
 ) -> None:  # fmt: skip
     """Say what an adapter is, from its config and header."""
     if plot:
+        from adaptertools.cli import pictures
+
         pictures.check(plot, pages=True)
     with ExitStack() as stack:
         found = at.inspect(
@@ -84,11 +86,10 @@ def _facts(value: Inspection) -> Iterator[str]:
                f"{held.tensors} tensors, {size(held.bytes)}; {dtypes}")  # fmt: skip
     if value.fault:
         yield f"  UNREADABLE  {shown(value.fault, 1000)}"
-    if value.peft_version or value.peft_at_least:
-        yield "  PEFT      " + ", ".join(
-            [f"written by {shown(value.peft_version)}"] * bool(value.peft_version)
-            + [f"its keys are known since {value.peft_at_least}"] * bool(value.peft_at_least)
-        )  # fmt: skip
+    oldest = f"{value.peft_at_least} or later, by its keys" if value.peft_at_least else ""
+    written = f"written by {shown(value.peft_version)}" if value.peft_version else ""
+    if oldest or written:
+        yield f"  PEFT      {'; '.join(filter(None, (oldest, written)))}"
 
 
 def _modules(value: Inspection) -> Iterator[str]:

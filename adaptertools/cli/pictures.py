@@ -79,8 +79,8 @@ def heat(found: Inspection, file: str | Path) -> None:
     ticks = range(0, len(grid.layers), step)
     axes.set_xticks(ticks, [str(grid.layers[at]) for at in ticks])
     axes.set_xlabel("layer")
-    axes.set_title(shown(found.ref, 80), parse_math=False)
-    figure.colorbar(image, label="size of the change, ‖ΔW‖")
+    axes.set_title(shown(Path(found.ref).name, 60), fontsize=10, parse_math=False)
+    figure.colorbar(image, label="‖ΔW‖")
     figure.savefig(file)
 
 

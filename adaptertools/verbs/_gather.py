@@ -100,7 +100,7 @@ def _weights(
         try:
             header = tensorfile.read_header(_readable(files[WEIGHTS]))
         except AdapterToolsError as error:
-            why["weights"] = str(error)
+            why["weights"] = str(error).replace(shown(files[WEIGHTS].path), WEIGHTS)
             return None
         return Weights(file=WEIGHTS, tensors=header.tensors, metadata=header.metadata)
     pickled = next((p for p in pickles if p.file == PICKLED), None)

@@ -14,6 +14,8 @@ from adaptertools.facts import Base, Card, File, Profile
 CARD = "README.md"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json",
               "special_tokens_map.json", "vocab.json")  # fmt: skip
+# What PyYAML raises for tags on values that they do not fit: !!int "", !!bool x, !!timestamp x.
+_BY_TAGS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 _LARGEST = 50_000_000  # bytes of a tokenizer.json that are read
 
 
@@ -40,7 +42,7 @@ def card(files: Mapping[str, File], why: dict[str, str]) -> Card | None:
         why["card"] = f"no {CARD}"
         return None
     text = files[CARD].read(1_000_000).decode("utf-8", errors="replace")
-    lines = text.splitlines()
+    lines = [line.rstrip() for line in text.removeprefix("\ufeff").splitlines()]
     if lines[:1] != ["---"] or "---" not in lines[1:]:
         return Card(meta=None, fault="", body=text)
     end = lines.index("---", 1)
@@ -56,8 +58,8 @@ def _front(text: str) -> tuple[dict[str, Any] | None, str]:
             if isinstance(event, yaml.AliasEvent):
                 return None, "it uses aliases, which can blow up"
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return None, shown(str(error).replace("\n", " "))
+    except (yaml.YAMLError, RecursionError, *_BY_TAGS) as error:
+        return None, shown(" ".join(str(error).split()) or type(error).__name__)
     if not isinstance(value, dict):
         return None, f"a map was expected, found {type(value).__name__}"
     return {str(key): item for key, item in value.items()}, ""

@@ -23,7 +23,7 @@ from adaptertools.update.lowrank import LowRank, Product
 if TYPE_CHECKING:
     from adaptertools.update import Array
 
-WIDEST = 2048  # inner dimension; three squares of it are in memory at a time
+WIDEST = 1536  # inner dimension; some squares of it are in memory at a time
 PIECE = 1 << 21  # elements of a factor that are in memory at a time
 
 Progress = Callable[[int], object]

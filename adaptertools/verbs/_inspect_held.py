@@ -73,8 +73,9 @@ def _config(files: Mapping[str, File], folder: Path) -> tuple[str, dict[str, Any
     text = jsontext.read(data)
     if text.value is None and text.problems:
         problem = text.problems[-1]
+        wrong = "is not UTF-8" if problem.kind == "encoding" else "is not JSON"
         raise Unreadable(
-            f"{shown(folder / CONFIG)} is not JSON, line {problem.line}, column {problem.column}: "
+            f"{shown(folder / CONFIG)} {wrong}, line {problem.line}, column {problem.column}: "
             f"{problem.text.rstrip('.')}."
         )
     config = text.value if isinstance(text.value, dict) else {}

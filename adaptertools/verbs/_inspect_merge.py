@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from adaptertools import checkpoint, hub, plugins, targets
 from adaptertools.adapter import Adapter
 from adaptertools.checkpoint import Checkpoint
-from adaptertools.errors import AdapterToolsError, Unsupported, shown
+from adaptertools.errors import AdapterToolsError, Unsupported, first, shown
 from adaptertools.verbs._inspect_config import word
 from adaptertools.verbs._inspect_held import Held
 from adaptertools.verbs._inspect_parts import Contents
@@ -68,10 +68,10 @@ def _checked(held: Held, found: Contents) -> Adapter:
         raise Unsupported(found.why or held.fault or "There are no weights.")
     adapter = found.adapter
     how.check(adapter.config)
-    if held.file.endswith(".bin"):
+    if views := [name for name, spec in held.tensors.items() if spec.start < 0]:
         raise Unsupported(
-            f"{shown(held.file)} is a pickle. Make safetensors of it with `adaptertools convert "
-            f"{shown(held.file)} --to peft`."
+            f"{first(views, 2)}: views that do not lie in one piece. Run `adaptertools convert` on "
+            f"{shown(held.file)} first, and merge what that writes."
         )
     for entry in adapter.entries:
         if odd := sorted(entry.parts.keys() - how.tensors.keys()):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptertools import peft_keys as _keys
+from adaptertools import peft_keys
 from adaptertools.adapter import Adapter, Entry
 from adaptertools.errors import AdapterToolsError
 from adaptertools.formats import peft
@@ -121,7 +121,7 @@ def _by_name(held: Held, method: str, why: str) -> Contents:
     roles: dict[str, str] = {}
     junk: Counter[str] = Counter()
     for name, spec in held.tensors.items():
-        key = _keys.parse(name, peft.marker(method), junk)
+        key = peft_keys.parse(name, peft.marker(method), junk)
         role = ".".join(filter(None, (key.role, key.adapter)))
         if role and key.target not in _SHARED and role not in found.get(key.target, ()):
             found.setdefault(key.target, {})[role] = spec

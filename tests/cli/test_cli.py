@@ -14,7 +14,6 @@ import adaptertools as at
 from adaptertools import schema
 from adaptertools.cli import COMMANDS, app
 from adaptertools.version import VERSION
-from tests import handmade
 from tests.cli import merge, run
 
 HEAVY = ("torch", "numpy", "transformers", "huggingface_hub", "jsonschema", "rich", "ml_dtypes")
@@ -109,13 +108,6 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
     assert loaded == set()
 
 
-@pytest.mark.parametrize("flag", ["", "--json"])
-def test_inspect_imports_nothing_heavy(flag: str, street: Path) -> None:
-    said, loaded = heavy_after("inspect", street / "adapter", *flag.split())
-    assert "LORA" in said
-    assert loaded == set()
-
-
 def test_a_dry_run_imports_nothing_heavy(street: Path) -> None:
     args = ("merge", street / "adapter", "--base", street / "base", "--out", street / "out")
     said, loaded = heavy_after(*args, "--dry-run")
@@ -127,39 +119,6 @@ def test_a_merge_imports_no_models(street: Path) -> None:
     args = ("merge", street / "adapter", "--base", street / "base", "--out", street / "out")
     _, loaded = heavy_after(*args, "--verify")
     assert loaded == {"numpy", "ml_dtypes"}
-
-
-def test_inspect(street: Path) -> None:
-    done = run("inspect", street / "adapter")
-    assert (done.code, done.err) == (0, "")
-    for words in (str(street / "adapter"), "LORA", "peft", "rank      2, scale 2",
-                  "down_proj, q_proj in 4 modules", "tensors   8, 640 B"):  # fmt: skip
-        assert words in done.out
-
-
-def test_inspect_json(street: Path) -> None:
-    done = run("inspect", street / "adapter", "--json")
-    assert (done.code, done.err) == (0, "")
-    value = json.loads(done.out)
-    schema.check("adapter", value)
-    assert value["targets"] == ["down_proj", "q_proj"]
-    assert (value["rank"], value["modules"], value["tensors"], value["bytes"]) == (2, 4, 8, 640)
-
-
-def test_inspect_json_with_all_that_an_adapter_may_bring(tmp_path: Path) -> None:
-    tensors = handmade.lora_tensors() | {
-        f"{handmade.START}lm_head.weight": handmade.noise(12, 8),
-        f"{handmade.START}model.embed_tokens.token_adapter.trainable_tokens_delta":
-            handmade.noise(3, 8),
-    }  # fmt: skip
-    handmade.adapter(
-        tmp_path / "adapter", tensors, modules_to_save=["lm_head"], base_model_name_or_path="a/b",
-        trainable_token_indices=[1, 2, 3],
-    )  # fmt: skip
-    value = json.loads(run("inspect", tmp_path / "adapter", "--json").out)
-    schema.check("adapter", value)
-    assert (value["base"], value["saved"], value["token_rows"]) == ("a/b", ["lm_head.weight"], 3)
-    assert "3 rows of model.embed_tokens" in run("inspect", tmp_path / "adapter").out
 
 
 def test_dry_run_writes_nothing_and_says_what_it_would(street: Path) -> None:

@@ -103,8 +103,7 @@ def test_a_pickle_with_a_head_that_is_not_listed() -> None:
     assert (held.file, held.pickled, held.tensors) == ("adapter_model.bin", True, 28)
     # 24 factors of 8·768, a head of 768² + 768 and one of 2·768 + 2
     assert held.parameters == 24 * 8 * 768 + 768 * 768 + 768 + 2 * 768 + 2
-    assert not found.merge.possible
-    assert "convert adapter_model.bin" in found.merge.why
+    assert found.merge.possible
     assert len(found.notes) == 2
     assert "pickle; its tensors were listed without running it" in found.notes[0]
     assert "does not list what is saved whole: classifier, pre_classifier" in found.notes[1]
@@ -428,6 +427,7 @@ def test_views_in_a_pickle(tmp_path: Path) -> None:
     found = looked(folder, deep=True)
     assert found.modules == 4
     assert sorted(norm.why == "" for norm in found.norms or ()) == [False, True, True, True]
+    assert "adaptertools convert" in found.merge.why
     # One tensor under two spellings, and both are views.
     wide = {
         f"{START}x.weight": torch.ones(2, 3).T,

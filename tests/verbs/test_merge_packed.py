@@ -372,6 +372,7 @@ def test_a_config_from_before_quant_method(streets: Streets, tmp_path: Path) -> 
     new = merge(streets.small("llama"), streets.packed("llama", "nf4"), tmp_path / "new")
     assert_same_files(out, new)
     loaded("llama", merge(streets.small("llama"), base, tmp_path / "eight", quant="int8"))
+    loaded("llama", merge(streets.small("llama"), base, tmp_path / "bare", min_retention=1.0))
 
 
 @pytest.mark.parametrize("storage", ["bfloat16", "float32"])
