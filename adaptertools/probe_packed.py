@@ -22,7 +22,7 @@ from adaptertools.grid import grid
 from adaptertools.jobs import Edit
 from adaptertools.packing import CODES, Codec, Packed, Writer
 from adaptertools.probe import base_rows, expected, rows_of
-from adaptertools.tensorfile import TensorSpec, dtype_of
+from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of
 from adaptertools.unpacked import Unpacked
 from adaptertools.update.lowrank import LowRank
 
@@ -104,7 +104,7 @@ def _written(edit: Edit, written: Mapping[str, TensorSpec]) -> tuple[Array, Arra
         parts = {role: written[spec.name] for role, spec in edit.packed.parts.items()}
         parts[CODES] = written[edit.name]
     else:
-        _check_constants(edit.repack.codec, parts)
+        _check_constants(edit, edit.repack.codec, parts)
     packed = Packed(codec=edit.repack.codec, parts=parts, dtype=edit.dtype, shape=edit.shape)
     with ExitStack() as stack:
         files = {
@@ -117,7 +117,7 @@ def _written(edit: Edit, written: Mapping[str, TensorSpec]) -> tuple[Array, Arra
         return values, spread.astype(np.float64).T if edit.turned else spread.astype(np.float64)
 
 
-def _check_constants(codec: Codec, parts: Mapping[str, TensorSpec]) -> None:
+def _check_constants(edit: Edit, codec: Codec, parts: Mapping[str, TensorSpec]) -> None:
     """Refuse a written weight whose table, state or format would have it read in another way."""
     import numpy as np
 
@@ -132,7 +132,13 @@ def _check_constants(codec: Codec, parts: Mapping[str, TensorSpec]) -> None:
     ]  # fmt: skip
     if "state" in held:
         said = json.loads(held["state"].tobytes())
-        if (said["quant_type"], said["blocksize"]) != (codec.kind, getattr(codec, "block_size", 0)):
+        state = {
+            "quant_type": codec.kind, "blocksize": getattr(codec, "block_size", 0),
+            "shape": list(edit.shape), "dtype": FLOATS[edit.dtype],
+        }  # fmt: skip
+        if getattr(codec, "double_quant", False):
+            state |= {"nested_blocksize": 256, "nested_dtype": "float32"}
+        if any(said.get(key) != value for key, value in state.items()):
             wrong.append("quant_state")
     if wrong:
         raise Unreadable(f"Its {first(wrong)} is not what {codec.kind} needs.")

@@ -149,8 +149,10 @@ class _Kept(_File):
         start = self.grid.values.take(ranks)
         spread = self.spread(piece.row, len(codes))
         moved = (piece.after - piece.before).astype(np.float32)
-        if not (self.nonfinite or np.isfinite(piece.after).all()):
-            raise _nonfinite(self.edit, "Merge into a base that is whole")
+        lost = ~np.isfinite(piece.after)
+        # Codes that are NaN may stay so; an update that is has no code.
+        if lost.any() and not (self.nonfinite and not np.isfinite(piece.before[lost]).any()):
+            raise _nonfinite(self.edit, "Packed codes cannot hold that. Merge what is whole")
         moved[~np.isfinite(moved)] = 0
         found = self.rounder.ranks(start, moved, spread, piece.row)
         # A code that keeps its value keeps its bits: zero has two codes, NaN has no value.

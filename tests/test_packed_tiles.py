@@ -153,7 +153,7 @@ def test_nan_codes_stay_where_they_are_allowed(tmp_path: Path) -> None:
 @every_rounding
 @every_weight
 def test_an_update_is_kept_as_the_rounding_says(kind: str, rounding: str, tmp_path: Path) -> None:
-    weight = WEIGHTS[kind](tmp_path, (512, 1024))
+    weight = WEIGHTS[kind](tmp_path, (512, 1024) if kind != "mxfp4" else (64, 1024))
     shape = matrix(weight)
     update = lora(shape, 0.01 * float(torch.linalg.norm(weight.values)))
     made, said = run(tmp_path, edit(weight, update, rounding))
@@ -253,6 +253,26 @@ def test_tiles_are_not_seen(
             assert now.retention is not None
             assert said.retention is not None
             assert now.retention.kept == pytest.approx(said.retention.kept, abs=1e-3)
+
+
+def test_a_weight_of_several_tiles(tmp_path: Path) -> None:
+    """At the real size of tiles: the last one is shorter, and what is said is of all of them."""
+    shape = (2200, 1024)
+    weight = WEIGHTS["nf4_double"](tmp_path, shape)
+    made, _ = run(tmp_path, edit(weight, zeros(shape)[0]), workers=2)
+    assert made == {W: codes_of(weight)}
+    update = lora(shape, 0.01 * float(torch.linalg.norm(weight.values)))
+    made, said = run(tmp_path, edit(weight, update), workers=2)
+    moved, meant = worth(weight, made[W]) - weight.values, delta(update)
+    assert said is not None
+    assert said.retention is not None
+    assert said.measured >= 1 << 20
+    kept = float((moved * meant).sum() / (meant**2).sum())
+    assert kept == pytest.approx(1, abs=0.03)
+    assert said.retention.kept == pytest.approx(kept, abs=0.01)
+    last = slice(2100, None)  # rows of the last tile
+    kept = float((moved * meant)[last].sum() / (meant**2)[last].sum())
+    assert kept == pytest.approx(1, abs=0.1)
 
 
 # Looking ahead

@@ -70,7 +70,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 
 
 def test_the_folder_holds_these_and_no_others() -> None:
-    assert sorted(p.name for p in schema.folder().iterdir()) == [
+    # What is about PEFT's own file has tests of its own, in tests/schemas.
+    foreign = {"adapter_config", "adapter_config.schema.json", "overrides.toml"}
+    assert sorted(p.name for p in schema.folder().iterdir() if p.name not in foreign) == [
         f"{name}.schema.json" for name in NAMES
     ]
     with pytest.raises(NotFound, match="demo, inspect, plan, receipt, report, smoke, validation"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from adaptertools import peft_keys
+from adaptertools.errors import Unreadable
+from adaptertools.patterns import pattern_value
 from adaptertools.peft_keys import Key
 from adaptertools.tensorfile import TensorSpec
 
@@ -18,6 +21,7 @@ _FOREIGN = (
         r"^(?:unet|text_encoder(?:_2)?|transformer\.\w*blocks)\.|\.lora\.(?:down|up)\.")),
     ("LyCORIS'", re.compile(r"^(?!base_model\.).*\.(?:hada|lokr)_w\d")),
 )  # fmt: skip
+_LONGEST, _MOST = 1000, 200  # letters of a name; names in a list that each tensor is held to
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?:\.|$)")
 
 Parts = Mapping[str, TensorSpec]
@@ -67,6 +71,24 @@ def names(value: object) -> list[str]:
     return [n for n in value if isinstance(n, str)] if isinstance(value, list) else []
 
 
-def ends_with(module: str, name: str) -> bool:
-    """Tell whether a module is the one that a name in a list means, as PEFT does."""
-    return module == name or module.endswith("." + name)
+def endings(module: str) -> Iterator[str]:
+    """Give what a name in a list can be to mean this module, as PEFT does: an end of its name."""
+    if len(module) <= _LONGEST:
+        yield module
+        yield from (module[i + 1 :] for i, char in enumerate(module) if char == ".")
+
+
+def to_save(config: Mapping[str, Any]) -> list[str]:
+    """Give the names of modules_to_save; of very many only the first."""
+    return names(config.get("modules_to_save"))[:_MOST]
+
+
+def number(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
+    """Give a module's value from a map of patterns, or the default.
+
+    Raises AdapterToolsError where it cannot be told.
+    """
+    patterns = config.get(key)
+    if patterns and (not isinstance(patterns, dict) or len(patterns) > _MOST):
+        raise Unreadable(f"{key} is no map of at most {_MOST} patterns, so nothing was held to it.")
+    return pattern_value(config, key, module, default)

@@ -29,7 +29,7 @@ def weights_are_there(files: Mapping[str, File], dialect: str) -> Result:
     PEFT reads adapter_model.safetensors, and adapter_model.bin where that is missing, from the
     folder itself. One in five adapter folders found in public has neither.
     """
-    wanted = _files.WEIGHTS_OF.get(dialect)
+    wanted = _files.WEIGHTS_OF.get("peft" if dialect == "none" else dialect)
     if wanted is None or any(name in files for name in wanted):
         return
     if INDEX in files:

@@ -9,7 +9,6 @@ from typing import Any
 from adaptertools.checks import _names, check
 from adaptertools.errors import AdapterToolsError, first, shown
 from adaptertools.facts import Found, Result, Weights
-from adaptertools.patterns import pattern_value
 from adaptertools.tensorfile import TensorSpec
 
 Config = Mapping[str, Any]
@@ -34,7 +33,7 @@ def ranks(config: Config, weights: Weights) -> Result:
         if fused and (config.get("rank_pattern") or not _whole(parts)):
             continue  # whose parameter it is does not stand in the name
         try:
-            rank = pattern_value(config, "rank_pattern", module, config.get("r"))
+            rank = _names.number(config, "rank_pattern", module, config.get("r"))
         except AdapterToolsError as error:
             yield Found(text=str(error), pointer="/rank_pattern")
             return
@@ -67,9 +66,9 @@ def _wrong(parts: Parts, rank: object, *, fused: bool) -> Iterator[tuple[str, Te
 def ghosts(config: Config, weights: Weights) -> Result:
     """A name in target_modules that no tensor has is ignored by PEFT and vLLM, not by SGLang."""
     modules = _lora(config, weights)
+    ends = {end for module in modules for end in _names.endings(module)}
     for i, name in enumerate(_names.names(config.get("target_modules"))):
-        hit = any(_names.ends_with(module, name) for module in modules)
-        if modules and name != "all-linear" and not hit:
+        if modules and name != "all-linear" and name not in ends:
             yield Found(
                 text=f"{shown(name)} is targeted, and no tensor belongs to it.",
                 pointer=f"/target_modules/{i}",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from adaptertools.checks import _names, check
 from adaptertools.errors import AdapterToolsError, first, shown
 from adaptertools.facts import Data, Found, Result
-from adaptertools.patterns import pattern_value
 from adaptertools.tensorfile import FLOATS, TensorSpec
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def exploding(config: Config, data: Data) -> Result:
 
 def _scale(config: Config, pair: Pair) -> float:
     try:
-        alpha = float(pattern_value(config, "alpha_pattern", pair.module, config["lora_alpha"]))
+        alpha = float(_names.number(config, "alpha_pattern", pair.module, config["lora_alpha"]))
     except (AdapterToolsError, KeyError):
         return 1.0
     rank = pair.up.shape[1]

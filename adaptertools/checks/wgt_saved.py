@@ -30,7 +30,7 @@ def saved(config: Config, weights: Weights, facts: Facts) -> Result:
     if config.get("peft_type") != "LORA":
         return
     whole = [name.rpartition(".")[0] for name in _names.saved(weights.tensors).values()]
-    listed = list(dict.fromkeys(_names.names(config.get("modules_to_save"))))
+    listed = list(dict.fromkeys(_names.to_save(config)))
     lack = [name for name in listed if not any(_lies_in(m, name) for m in whole)]
     if any(name in listed and name not in lack for name in _BY_TASK):
         lack = [name for name in lack if name not in _BY_TASK]
@@ -67,7 +67,7 @@ def nothing_else(config: Config, weights: Weights) -> Result:
     """Optimizer states and base weights make the file large; loaders ignore or misread them."""
     if config.get("peft_type") != "LORA":
         return
-    listed = _names.names(config.get("modules_to_save"))
+    listed = _names.to_save(config)
     states = [name for name in weights.tensors if name.startswith(_STATES)]
     strange = [
         name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import log2
-from typing import Any
+from typing import Any, TypeGuard
 
 from adaptertools.checks import check
 from adaptertools.checks.wgt_file import described
@@ -42,7 +42,7 @@ def confirmed(config: Config, weights: Weights) -> Result:
         yield Found(text=text, pointer="/alpha_pattern")
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and 1e-6 < value < 1e9
 
 

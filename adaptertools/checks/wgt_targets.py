@@ -29,7 +29,7 @@ def targeted(config: Config, weights: Weights) -> Result:
     if named is None:
         return
     without = _named(config.get("exclude_modules"), modules) or set()
-    saved = _names.names(config.get("modules_to_save"))
+    saved = _names.to_save(config)
     faults: dict[str, list[str]] = {}
     for module in modules:
         fault = _left_out(module, config, named, without, saved)
@@ -64,8 +64,8 @@ def _left_out(
 def _named(value: object, modules: Iterable[str]) -> set[str] | None:
     """Give the modules that a list of names or an expression means; None where nobody can say."""
     if isinstance(value, list):
-        names = _names.names(value)
-        return {m for m in modules if any(_names.ends_with(m, name) for name in names)}
+        names = set(_names.names(value))
+        return {m for m in modules if not names.isdisjoint(_names.endings(m))}
     if not isinstance(value, str) or value.lower() == "all-linear":
         return None
     try:

@@ -6,9 +6,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from adaptertools.errors import NotFound, shown
 from adaptertools.ref import parse
 
 CONFIG = "adapter_config.json"
+# What makes a folder an adapter's: the config, or weights that miss it.
+MARKS = frozenset({CONFIG, "adapter_model.safetensors", "adapter_model.bin"})
 SKIPPED = ("node_modules", "__pycache__")
 
 Say = Callable[[OSError], None]
@@ -17,9 +20,9 @@ Say = Callable[[OSError], None]
 def find(paths: Iterable[str], failed: Say) -> Iterator[Path | str]:
     """Give the folders and repositories that the paths mean, each once.
 
-    A file means its folder. A folder means every folder with an adapter_config.json in it, itself
-    included; one where there is none means itself, so that nothing passes for want of a config.
-    Folders that cannot be listed go to `failed`. Raises NotFound for what is no reference.
+    A file means its folder, a folder every one from there down that holds an adapter's config or
+    weights. Folders that cannot be listed go to `failed`. Raises NotFound for what is neither
+    path nor repository, and for folders with no adapter, lest a wrong path pass for a clean one.
     """
     seen: set[str] = set()
     for text in paths:
@@ -40,7 +43,10 @@ def _meant(text: str, failed: Say) -> Iterator[Path | str]:
             found = True
             yield folder
         if not found:
-            yield path
+            raise NotFound(
+                f"{shown(path)}: no adapter_config.json here or in the folders below, so there is "
+                "nothing to validate. Give the folder that an adapter was saved to."
+            )
     else:
         yield path.parent if path.exists() else path
 
@@ -54,10 +60,11 @@ def tree(top: Path, failed: Say) -> Iterator[Path]:
             with os.scandir(folder) as entries:
                 held = sorted(entries, key=lambda entry: entry.name)
             below = [entry.name for entry in held if entry.is_dir(follow_symlinks=False)]
+            files = {entry.name for entry in held} - set(below)
         except OSError as error:
             failed(error)
             continue
-        if any(entry.name == CONFIG for entry in held):
+        if files & MARKS:
             yield folder
         wanted = [name for name in below if not name.startswith(".") and name not in SKIPPED]
         todo += [folder / name for name in reversed(wanted)]

@@ -220,9 +220,9 @@ def _ragged(draft: Draft, block: int) -> bool:
 def leave_plain(it: Assembly, names: Sequence[str]) -> None:
     """Write these weights in 16 bit after all, and list them where the loader looks."""
     config = it.config["quantization_config"]
-    if config.get("quant_method") != "bitsandbytes":
+    if (method := _refused.method_of(config)) != "bitsandbytes":
         raise Unsupported(
-            f"--min-retention: {shown(config.get('quant_method'))} has no list of modules that "
+            f"--min-retention: {shown(method)} has no list of modules that "
             "stay in 16 bit. Leave the option out."
         )
     for name in names:

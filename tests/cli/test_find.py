@@ -51,8 +51,18 @@ def test_a_tree_in_order_each_once(tmp_path: Path) -> None:
 def test_what_is_hidden_or_of_others_is_passed_by(tmp_path: Path) -> None:
     for name in (".git/a", ".cache/b", "node_modules/c", "x/node_modules/d", "x/.hidden"):
         adapter(tmp_path / name)
-    assert found(tmp_path) == [tmp_path], "nothing is found, so the folder itself is meant"
+    with pytest.raises(NotFound, match="nothing to validate"):
+        found(tmp_path)
     assert found(tmp_path / ".cache") == [tmp_path / ".cache" / "b"], "asked for by name"
+
+
+def test_weights_that_miss_their_config_are_an_adapter(tmp_path: Path) -> None:
+    good = adapter(tmp_path / "a")
+    for name in ("adapter_model.safetensors", "adapter_model.bin", "model.safetensors"):
+        (tmp_path / "b" / name).mkdir(parents=True)
+        (tmp_path / "b" / name / name).write_bytes(b"")
+    lost = [tmp_path / "b" / name for name in ("adapter_model.bin", "adapter_model.safetensors")]
+    assert found(tmp_path) == [good, *lost]
 
 
 def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:

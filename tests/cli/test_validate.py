@@ -92,9 +92,9 @@ def test_a_tree(good: Path, bad: Path) -> None:
     assert all(each["checks_run"] and each["checks_skipped"] for each in value["adapters"])
 
 
-def test_a_folder_without_a_config_does_not_pass(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert run("validate", "empty").code == 1
+def test_a_folder_without_a_config_does_not_pass(good: Path) -> None:
+    (good / tiny.CONFIG_FILE).unlink()
+    assert run("validate", good).code == 1
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,7 @@ USAGE = {
     "no family": ("good --ignore XYZ", ("XYZ",)),
     "no target": ("good --target toaster", ("toaster", "vllm")),
     "no base": ("good --base ./none", ("none", "base")),
+    "no adapter": ("empty", ("empty", "no adapter_config.json", "nothing to validate")),
     "no path": ("./none", ("none", "no such folder")),
     "no reference": ("a:b", ("a:b", "user/repo")),
     "fail-on": ("good --fail-on all", ("all",)),
@@ -214,6 +215,7 @@ USAGE = {
 @pytest.mark.parametrize("case", USAGE)
 def test_asked_wrongly(case: str, good: Path) -> None:
     line, words = USAGE[case]
+    Path("empty").mkdir()
     assert_usage(run("validate", *line.split()), *words)
 
 

@@ -203,7 +203,8 @@ def test_names_of_before_transformers_5(tmp_path: Path) -> None:
     assert "language_model.model.layers.0.mlp.up_proj.weight" in tensors
     old = {n.replace("vision_tower.", "vision_tower.vision_model."): s for n, s in tensors.items()}
     check("llava, of qwen2", linears(config, old), old)
-    new = {in_model("llava, of qwen2", [n])[n]: s for n, s in tensors.items()}
+    places = in_model("llava, of qwen2", tensors)
+    new = {places[n]: s for n, s in tensors.items()}
     check("llava, of qwen2", linears(config, new), new)
 
 
