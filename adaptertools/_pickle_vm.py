@@ -187,7 +187,7 @@ def _tensor(storage: Storage, offset: int, shape: Any, stride: Any) -> Tensor:
     if not all(_count(n) for n in (offset, *shape, *stride)):
         raise Refused("it holds a tensor whose shape or strides are no counts")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    if (0 not in shape and last >= storage.count) or offset > storage.count:
+    if 0 not in shape and last >= storage.count:
         raise Refused("it holds a tensor that reaches beyond its storage")
     return Tensor(storage, offset, shape, stride)
 

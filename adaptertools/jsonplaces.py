@@ -23,6 +23,7 @@ class Places:
         self.parent = array("I", [0])
         self.order = array("I", [0])  # which part of its parent
         self.size = array("I", [1])  # nodes in the subtree
+        self._parts: dict[int, dict[str, int]] = {}  # by name, of the nodes that were asked about
         if text:
             self._read()
 
@@ -72,11 +73,12 @@ class Places:
         """Give the node at a pointer, or its nearest parent; of duplicates the last, as json."""
         node = 0
         for part in pointer.split("/")[1:]:
-            wanted = part.replace("~1", "/").replace("~0", "~")
-            found = [child for child in self.children(node) if self.name(child) == wanted]
-            if not found:
+            if node not in self._parts:
+                self._parts[node] = {self.name(child): child for child in self.children(node)}
+            found = self._parts[node].get(part.replace("~1", "/").replace("~0", "~"))
+            if found is None:
                 break
-            node = found[-1]
+            node = found
         return node
 
     def pointer(self, node: int) -> str:

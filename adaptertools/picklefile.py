@@ -169,6 +169,8 @@ def _run(file: BinaryIO, part: Stored, names: Names) -> tuple[Machine, str]:
 
 def _keys(file: BinaryIO, listed: Mapping[str, Stored], place: str) -> dict[str, Stored]:
     """Give the storages by key; torch.save writes nothing but these and a few notes."""
+    if f"{place}version" not in listed:
+        raise Refused("it does not say which version of torch's format it is")
     found = {}
     for name, part in listed.items():
         inner = name.removeprefix(place)
@@ -200,8 +202,8 @@ def _described(
         if any(product >= 2**48 for product in accumulate(value.shape, mul)):
             raise Refused(f"it holds {shown(name)}, which has more elements than can be counted")
         width = BITS[value.storage.dtype] // 8
-        start = keys[value.storage.key].start + value.offset * width
         size = prod(value.shape) * width
+        start = keys[value.storage.key].start + value.offset * width * bool(size)
         if not _in_one_piece(value):
             strided[name] = Strided(start, value.stride)
             start = -size

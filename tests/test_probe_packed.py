@@ -288,6 +288,18 @@ def test_no_false_alarm(kind: str, rounding: str, share: float, tmp_path: Path) 
         assert judge(tmp_path, edit(weight, update, rounding, seed)) == ""
 
 
+@pytest.mark.parametrize("rank", [1, 4, 16])
+@pytest.mark.parametrize("kind", ["nf4", "nf4_double", "fp4", "int8", "fp8_block", "mxfp4"])
+def test_no_false_alarm_however_feedback_moves(kind: str, rank: int, tmp_path: Path) -> None:
+    """Some of so many elements are moved far by what others left over."""
+    weight = WEIGHTS[kind](tmp_path, (128, 256) if kind != "mxfp4" else (64, 64))
+    logical = weight.packed.logical()
+    for seed, share in enumerate((0.003, 0.02, 0.02, 0.02, 0.06, 0.2)):
+        size = share * float(torch.linalg.norm(weight.values))
+        update = lora((logical.rows, logical.columns), size, rank, 20 * seed)
+        assert judge(tmp_path, edit(weight, update, "adapter", seed)) == ""
+
+
 WRITERS: dict[str, Any] = {
     "nf4": nf4.writer(double_quant=False, block_size=64),
     "nf4 double": nf4.writer(double_quant=True, block_size=64),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adaptertools.requantise import GROUPS, Dice, Feedback, Rounder
+from adaptertools.requantise import GROUPS, MU_SHARP, Dice, Feedback, Rounder
 from tests.kit_grids import GRIDS
 
 pytestmark = pytest.mark.usefixtures("quietly")
@@ -212,8 +212,8 @@ def test_rows_are_rounded_by_themselves(name: str, rounding: str) -> None:
         assert np.array_equal(made, whole[part])
 
 
-def many(name: str, rounding: str, share: float) -> tuple[float, float, Array]:
-    """Round a change on a grid; give what is kept of it, the error in its space, and the error."""
+def many(name: str, rounding: str, share: float) -> tuple[float, float, float]:
+    """Round a change on a grid; give what is kept of it, the error in its space, all the error."""
     rows, columns, grid = 256, 1024, GRIDS[name]
     inner = slice(2, -2)  # no element at the ends of the grid, where all is clipped
     start = grid.values[inner][
@@ -223,13 +223,14 @@ def many(name: str, rounding: str, share: float) -> tuple[float, float, Array]:
     moved = normal(rows, 4, seed=6) @ v.T
     moved *= share * np.linalg.norm(start) / np.linalg.norm(moved)
     dice = None if rounding == "nearest" else Dice("a", 0, columns)
-    feedback = Feedback(v) if rounding == "adapter" else None
+    feedback = {"adapter": Feedback(v), "sharp": Feedback(v, MU_SHARP, sharp=True)}.get(rounding)
     made = grid.values[
         Rounder(grid, rounding, dice, feedback).ranks(start, moved.astype(np.float32), ONE, 0)
     ].astype(np.float64)
     error = made - start - moved
-    size = np.linalg.norm(moved)
-    return ((made - start) * moved).sum() / size**2, float(np.linalg.norm(error @ v)) / size, error
+    size = float(np.linalg.norm(moved))
+    kept = float(((made - start) * moved).sum()) / size**2
+    return kept, float(np.linalg.norm(error @ v)) / size, float(np.linalg.norm(error)) / size
 
 
 @pytest.mark.parametrize("name", ["nf4", "fp4", "mxfp4", "int8", "e4m3"])
@@ -237,9 +238,13 @@ def many(name: str, rounding: str, share: float) -> tuple[float, float, Array]:
 def test_what_each_rounding_keeps(name: str, share: float) -> None:
     nearest, _, _ = many(name, "nearest", share)
     chance, loose, _ = many(name, "stochastic", share)
-    kept, tight, _ = many(name, "adapter", share)
+    kept, tight, noise = many(name, "adapter", share)
+    sharp, inside, less = many(name, "sharp", share)
     assert abs(chance - 1) < 0.15
     assert abs(kept - 1) < 0.05
+    assert abs(sharp - 1) < 0.05
     assert tight < loose / 2
+    assert inside < tight
+    assert less < noise
     if name in ("nf4", "fp4", "mxfp4"):
         assert nearest < 0.25

@@ -38,9 +38,11 @@ def modules(tensors: Parts) -> dict[str, dict[str, TensorSpec]]:
     found: dict[str, dict[str, TensorSpec]] = {}
     for name, key in keys(tensors).items():
         if key.role.startswith("lora_"):
-            # Several parameters of one module (fused experts) nest: one `base_layer` for each.
-            module = key.target + ".base_layer" * key.nested
-            found.setdefault(module, {})[key.role] = tensors[name]
+            parts = found.setdefault(key.target, {})
+            if key.role in parts:
+                # Several parameters of one module (fused experts) nest: a `base_layer` for each.
+                parts = found.setdefault(f"{key.target}{'.base_layer' * (key.nested or 1)}", {})
+            parts[key.role] = tensors[name]
     return found
 
 

@@ -47,7 +47,7 @@ def fits(config: Config, weights: Weights, base: Base) -> Result:
 
     Sizes are held against the base's headers where it has weights; layers against its config.
     """
-    if config.get("peft_type") != "LORA":
+    if config.get("peft_type") != "LORA" or config.get("layer_replication"):
         return
     modules = _names.modules(weights.tensors)
     depths = {m: _depth(base, m) for m in modules}
@@ -61,7 +61,8 @@ def fits(config: Config, weights: Weights, base: Base) -> Result:
         )
     elif _everywhere(config):
         yield from _shallow({m: n for m, n in numbers.items() if n is not None}, depths, weights)
-    if base.tensors is not None and not config.get("target_parameters"):
+    cut = config.get("target_parameters") or config.get("use_bdlora")  # of other sizes
+    if base.tensors is not None and not cut:
         yield from _sizes({m: p for m, p in modules.items() if m not in beyond}, base, weights.file)
 
 
@@ -96,7 +97,8 @@ def _sizes(modules: Mapping[str, Parts], base: Base, file: str) -> Result:
     lost = []
     for module, parts in modules.items():
         held = ends.get(_end(module), [])
-        faults = [] if packed else [_fault(parts, spec, swapped) for spec in held]
+        head = module.rpartition(".")[2] in _HEADS  # BAS008 counts its rows
+        faults = [] if packed or head else [_fault(parts, spec, swapped) for spec in held]
         if not held and not _elsewhere(module):
             lost.append(module)
         elif faults and all(faults):
@@ -117,7 +119,7 @@ def _by_end(tensors: Parts) -> Bases:
     found: dict[str, list[TensorSpec]] = {}
     for name, spec in tensors.items():
         module, _, last = name.rpartition(".")
-        if last in ("weight", "qweight", "weight_packed"):
+        if last.endswith(("weight", "weight_packed")):
             found.setdefault(_end(module), []).append(spec)
     return found
 
@@ -135,6 +137,7 @@ def _fault(parts: Parts, weight: TensorSpec, swapped: bool) -> str:
     if not (a and b and len(a.shape) == len(b.shape) == len(weight.shape) == 2):
         return ""
     wide = (b.shape[0], a.shape[1])
-    if weight.dtype in ("U8", "I8", "I32") or weight.shape == (wide[::-1] if swapped else wide):
+    fits = weight.shape == wide or (swapped and weight.shape == wide[::-1])
+    if fits or weight.dtype in ("U8", "I8", "I32"):
         return ""
     return f"the update is {list(wide)}, the base's weight {list(weight.shape)}."

@@ -62,7 +62,8 @@ def _rows(weights: Weights) -> Iterator[tuple[str, int]]:
     for module, parts in _names.modules(weights.tensors).items():
         for role, axis in (("lora_embedding_A", 1), ("lora_B", 0)):
             spec = parts.get(role)
-            if spec and len(spec.shape) == 2 and (axis or _leaf(module) in _OUTER):
+            leaves = _INNER if axis else _OUTER
+            if spec and len(spec.shape) == 2 and _leaf(module) in leaves:
                 yield spec.name, spec.shape[axis]
 
 

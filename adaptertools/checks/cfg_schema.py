@@ -78,8 +78,9 @@ def _suggested(difference: Difference) -> str:
     """Say what was probably meant."""
     value, kinds = difference.value, difference.schema.get("type", [])
     if difference.keyword in ("enum", "pattern"):
-        near = get_close_matches(json.dumps(value)[:80], _choices(difference.schema), 1)
-        return f"Did you mean {near[0]}?" if near else ""
+        choices = {choice.lower(): choice for choice in _choices(difference.schema)}
+        near = get_close_matches(json.dumps(value)[:80].lower(), choices, 1)
+        return f"Did you mean {choices[near[0]]}?" if near else ""
     if isinstance(value, str) and difference.keyword == "type":
         return _unquoted(value[:200], kinds)
     if isinstance(value, float) and "integer" in kinds and value.is_integer():

@@ -29,6 +29,8 @@ def ranks(config: Config, weights: Weights) -> Result:
     without a word. A rank_pattern key matches the end of a module's name, the first one wins.
     """
     fused = config.get("target_parameters")
+    if config.get("use_bdlora"):
+        return  # its factors are cut into blocks
     for module, parts in _lora(config, weights).items():
         if fused and (config.get("rank_pattern") or not _whole(parts)):
             continue  # whose parameter it is does not stand in the name

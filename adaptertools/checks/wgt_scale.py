@@ -38,7 +38,7 @@ def confirmed(config: Config, weights: Weights) -> Result:
         yield Found(text=text, pointer="/lora_alpha")
     patterns = config.get("alpha_pattern")
     if patterns and isinstance(patterns, dict):
-        text = f"alpha_pattern gives modules {len(patterns)} other alphas than {shown(alpha)}."
+        text = f"alpha_pattern has {len(patterns)} entries, other alphas than {shown(alpha)}."
         yield Found(text=text, pointer="/alpha_pattern")
 
 

@@ -12,6 +12,7 @@ from adaptertools.errors import first
 from adaptertools.facts import Found, Result, Weights
 
 Config = Mapping[str, Any]
+_TIED = ("lm_head", "embed_tokens", "wte", "embed_out", "embed_in", "shared")
 
 
 @check("WGT006", "the config targets what the file holds", fix="Add them to target_modules.")
@@ -50,8 +51,10 @@ def _left_out(
     module: str, config: Config, named: Collection[str], without: Collection[str], saved: list[str]
 ) -> str:
     """Name the key by which PEFT passes a module over; empty where it adapts it."""
-    if module not in named:
-        return "target_modules"
+    whole = module.removesuffix(".out_proj")  # which MultiheadAttention brings along
+    if module not in named and whole not in named:
+        tied = config.get("ensure_weight_tying") and any(m.endswith(_TIED) for m in named)
+        return "" if tied and module.endswith(_TIED) else "target_modules"
     if module in without:
         return "exclude_modules"
     if any(f".{name}." in f".{module}." for name in saved):
@@ -83,15 +86,17 @@ def _other_layer(module: str, config: Config) -> bool:
     patterns = [pattern] if isinstance(pattern, str) and pattern else _names.names(pattern)
     if any(not re.fullmatch(r"\w+", p) for p in patterns):
         return False
-    found = next((m for m in _numbers(module) if not patterns or m[0] in patterns), None)
+    # Without a pattern, PEFT wants something before the name that the number belongs to.
+    usable = (m for m in _numbers(module) if (m[0] in patterns if patterns else m[2]))
+    found = next(usable, None)
     return found is None or found[1] not in layers
 
 
-def _numbers(module: str) -> list[tuple[str, int]]:
-    """Give every number in a module's name and what stands before it."""
+def _numbers(module: str) -> list[tuple[str, int, int]]:
+    """Give every number in a module's name, what stands before it, and how many parts before."""
     parts = module.split(".")
     return [
-        (before, int(part))
-        for before, part in pairwise(parts[:-1])
+        (before, int(part), i)
+        for i, (before, part) in enumerate(pairwise(parts[:-1]))
         if part.isascii() and part.isdigit() and len(part) < 10
     ]

@@ -47,7 +47,7 @@ def _severity(ctx: object, option: object, given: Sequence[str]) -> dict[str, st
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True)
 @click.option("--base", help="Base model to hold shapes and vocabulary against.")
 @click.option("--deep", is_flag=True, help="Read tensor data too: NaN, untrained, exploding.")
 @click.option("--target", help="Where it shall be served: vllm, sglang, llama.cpp ….")

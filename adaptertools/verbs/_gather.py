@@ -31,7 +31,7 @@ def gather(
     folder = hub.local(thing, "adapter")
     why: dict[str, str] = {} if deep else {"data": "no tensor data (pass --deep)"}
     files = listed(folder)
-    text = jsontext.read(files[CONFIG].read()) if CONFIG in files else None
+    text = jsontext.read(files[CONFIG].read(jsontext.MAX_BYTES + 1)) if CONFIG in files else None
     kind = dialect.dialect(files[CONFIG].read(4096) if text else b"", text and text.value, files)
     config = text.value if text and kind == "peft" and isinstance(text.value, dict) else None
     pickles = [_pickle(file) for file in files.values() if file.name.endswith(_PICKLES)]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from adaptertools import jsontext
 from adaptertools.checks import catalogue
 from adaptertools.dialect import dialect
 from adaptertools.facts import Facts, File, Found, Weights
+from adaptertools.verbs.validate import MOST
 
 CHECKS = [check for code, check in catalogue().items() if code.startswith("CFG")]
 GOOD: Mapping[str, Any] = {
@@ -44,7 +46,7 @@ def look(config: object, **known: Any) -> list[tuple[str, str, Found]]:
         (check.code, found.level or check.level, found)
         for check in CHECKS
         if not check.missing(held)
-        for found in check.look(held)
+        for found in islice(check.look(held), MOST)
     ]
 
 

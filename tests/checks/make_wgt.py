@@ -13,6 +13,7 @@ Change = Callable[[Path], None]
 Q0 = f"{tiny.START}0.self_attn.q_proj"
 HEAD = "base_model.model.lm_head.weight"
 CONFIRMED = {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 4, "use_rslora": true}'}
+OTHERS = {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 8}'}
 PROMPT = {
     "base_model_name_or_path": tiny.BASE,
     "inference_mode": True,
@@ -173,7 +174,7 @@ EXAMPLES: dict[str, tuple[Change, Change]] = {
         both(held(lambda t: grown(deeper(t), f"{Q0}.lora_B.weight", 3)), deep),
     ),
     "WGT016": (both(held(narrow), deep), deep),
-    "WGT017": (held(lambda t: t, {"lora_adapter_metadata": '{"r": 2, "lora_alpha": 8}'}), untouched),
+    "WGT017": (held(lambda t: t, OTHERS), untouched),
     "WGT018": (cut, untouched),
     "WGT019": (prompts(4), prompts(3)),
     "WGT020": (

@@ -150,6 +150,15 @@ def test_peft_loads_it_in_silence(name: str, made: Path, tmp_path: Path) -> None
     assert (right - wrong).abs().max() > 0.01
 
 
+def test_the_oracle_does_hear_warnings(made: Path) -> None:
+    """An adapter of a shallower model is one that PEFT warns of; validate does too."""
+    _, warned = output(made / f"base{LAYERS + 2}", made / f"adapter{LAYERS}")
+    assert any("missing adapter keys" in text for text in warned)
+    base = made / f"base{LAYERS + 2}"
+    (found,) = at.validate(made / f"adapter{LAYERS}", base=base, select=["BAS007"]).findings
+    assert found.level == "warning"
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_it_is_caught(name: str, made: Path, tmp_path: Path) -> None:
     fault = FAULTS[name]
