@@ -60,3 +60,27 @@ def _fetch(ref: Ref) -> Path:
             f"{shown(error)}. Give a local path, or see `hf download {shown(ref.repo)}`."
         ) from error
     return Path(folder, ref.subfolder) if ref.subfolder else Path(folder)
+
+
+def standing(repo: str) -> str:
+    """Ask the Hub about a model's repository: "ok", "missing", "gated" or "moved: its name now".
+
+    Raises HubError where the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        found = HfApi().model_info(repo, timeout=10)
+    except GatedRepoError:
+        return "gated"
+    except RepositoryNotFoundError:
+        return "missing"
+    except Exception as error:
+        raise HubError(
+            f"The Hub could not be asked about {shown(repo)}: {shown(error)}. "
+            "Leave --online out, or look at the network."
+        ) from None
+    if found.gated:
+        return "gated"
+    return "ok" if found.id.lower() == repo.lower() else f"moved: {found.id}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
-from adaptertools.requantise import SHARP
+from adaptertools.requantise import sharpened
 from adaptertools.retention import Survival
 from adaptertools.rounding import SAMPLED, Rounding
 from adaptertools.rowspace import row_space
@@ -88,13 +88,10 @@ def _sink(
     """Choose the sink; whether the change is tiny beside the grid's steps is told from norms."""
     if isinstance(base, Stored):
         return sink_for(edit, None, basis, nonfinite)
+    size = base.shape[0] * base.shape[1]
     norms = [each.norm for each in opened]
-    # Only of products do the directions hold all of the change, as sharpened odds need.
-    known = [norm for norm in norms if norm is not None] if None not in norms else []
-    values = base.codec.table.values
-    step = (values[-1] - values[0]) / (len(values) - 1) * float(base.scales.mean())
-    mean = 0.8 * sum(known) / (base.shape[0] * base.shape[1]) ** 0.5  # |x| of a normal variable
-    return sink_for(edit, base.spread, basis, nonfinite, mean >= SHARP * step)
+    sharp = sharpened(base.codec.table, float(base.scales.mean()), norms, size)
+    return sink_for(edit, base.spread, basis, nonfinite, sharp)
 
 
 def _base(edit: Edit, files: Mapping[str, int], tile: int = TILE) -> Unpacked | Stored:

@@ -4,7 +4,7 @@ Rounding to a grid is off by steps, not by units in the last place, so single el
 Summed over the weight they do: with D the change and E = Q − T the error of what is stored, the
 slope ⟨(Q − W)P, DP⟩ / ⟨DP, DP⟩ over probes P is 1 for an unbiased rounding, 0 for a missing update,
 2 for one added twice; it scatters by ‖E‖/√n · ‖p‖ / ‖DP‖. For products P is the rows of A, which
-hold all of D, so that nothing is lost. Errors beyond two steps are faults wherever they stand.
+hold all of D. Every code is held against the values that rounding could have given.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from adaptertools.grid import grid
 from adaptertools.jobs import Edit
 from adaptertools.packing import CODES, Codec, Packed, Writer
 from adaptertools.probe import base_rows, expected, rows_of
+from adaptertools.requantise import MU, MU_SHARP, Feedback, sharpened
+from adaptertools.rowspace import row_space
 from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of
-from adaptertools.unpacked import Unpacked
+from adaptertools.unpacked import Unpacked, mean_scale
 from adaptertools.update.lowrank import LowRank
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
 
-PROBES = 64  # ±1 columns, where the change has no small row space
-WIDE = 2048  # columns up to which a change of any kind is written out
+PROBES, WIDE = 64, 2048  # ±1 columns; columns up to which a change of any kind is written out
 LOW, HIGH = 0.25, 0.1  # clipping at the ends of the grid loses some of a large update
 
 
@@ -149,7 +150,7 @@ def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> s
     import numpy as np
 
     off = np.abs(after - exact)
-    slack = np.abs(exact) * 2**-7  # the logical dtype is 16 bits, and rounded to first
+    slack = np.abs(exact) * 2**-7  # a logical dtype of 16 bits is rounded to first
     if edit.repack is None or spread is None:
         return "" if (off <= slack).all() else "It is not base plus update, rounded."
     table = grid(edit.repack.codec.table)
@@ -167,14 +168,58 @@ def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> s
     beyond = past > 0
     if edit.repack.rounding == "nearest":
         wrong = off > steps * 0.51 + slack
+    elif edit.repack.kept:
+        return _walk(edit, exact, after, spread)
     else:
-        # Feedback makes up in other columns for what is cut off at the ends of the grid.
-        loose = (
-            1.5 if len(table.values) <= 16 else 2.5
-        )  # steps: the coarser they are, the rarer two
-        wrong = off > loose * steps + slack + 0.3 * past.sum(axis=1, keepdims=True)
+        # Fresh scales that are packed themselves are off, so what is fed back is not known exactly.
+        wrong = off > 3 * steps + slack + past.sum(axis=1, keepdims=True)
     count = int((wrong & ~beyond).sum())
     return f"{count} elements are further off than rounding can be." if count else ""
+
+
+def _walk(edit: Edit, exact: Array, after: Array, spread: Array) -> str:
+    """Follow the rounding column by column: each code must be a neighbour of what it was meant for.
+
+    The errors of earlier columns are those of the file, so the walk is exact without the dice.
+    """
+    import numpy as np
+
+    feedback = _feedback(edit, spread)
+    assert edit.repack is not None
+    if feedback is None and edit.repack.rounding == "adapter":
+        return ""  # directions that the merge found on its way; the slope speaks alone
+    values = np.array(edit.repack.codec.table.values)
+    inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-38)
+    columns = exact.shape[1]
+    carried = np.zeros((len(exact), feedback.rank if feedback else 1))
+    every = [(slice(0, columns), np.zeros((1, columns)), np.zeros((columns, 1)))]
+    wrong = 0
+    for group, back, u in feedback.groups if feedback else every:
+        shift = carried @ back
+        wanted = (exact[:, group] - shift) * inverse[:, group]
+        wanted = np.clip(wanted, values[0], values[-1])
+        below = np.clip(np.searchsorted(values, wanted, "right") - 1, 0, len(values) - 2)
+        got = np.abs((after[:, group] * inverse[:, group])[..., None] - values).argmin(axis=-1)
+        gap = values[below + 1] - values[below]
+        near = 1e-3 * gap + 1e-5 * np.abs(shift) * inverse[:, group]
+        low = below - (wanted - values[below] < near)
+        high = below + 1 + (values[below + 1] - wanted < near)
+        wrong += int(((got < low) | (got > high))[inverse[:, group] > 0].sum())
+        carried += (after - exact)[:, group] @ u
+    return f"{wrong} codes are none that rounding could have given." if wrong else ""
+
+
+def _feedback(edit: Edit, spread: Array) -> Feedback | None:
+    """Make the feedback that the merge had; None where there was none, or it cannot be known."""
+    assert edit.repack is not None
+    products = [update for update in edit.updates if isinstance(update, LowRank)]
+    if edit.repack.rounding != "adapter" or not products or len(products) < len(edit.updates):
+        return None
+    assert edit.packed is not None
+    basis = row_space(edit.updates)
+    norms = [product.product("float32").norm() for product in products]
+    sharp = sharpened(edit.repack.codec.table, mean_scale(edit.packed), norms, spread.size)
+    return Feedback(basis, MU_SHARP if sharp else MU, sharp=sharp)
 
 
 def _fitted(edit: Edit, exact: Array) -> Array:

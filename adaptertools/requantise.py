@@ -17,9 +17,11 @@ kept within 1.3 %, the noise is 5 to 15 % smaller, the error in V's directions b
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adaptertools.grid import Grid
+from adaptertools.packing import Table
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -28,6 +30,20 @@ MU, MU_SHARP = 10.0, 1000.0  # weight of the adapter's directions against all ot
 SHARP = 0.01  # mean change in steps from which the odds are sharpened
 _TINY = 1e-38  # scales below have no finite inverse in float32
 GROUPS = (8, 16)  # columns that are rounded together: a 64th of them, within these bounds
+
+
+def sharpened(table: Table, mean_scale: float, norms: Sequence[float | None], size: int) -> bool:
+    """Tell whether a change is large enough beside the grid's steps for sharpened odds.
+
+    `norms` are those of the updates; None where one is no product, whose directions do not hold all
+    of the change.
+    """
+    known = [norm for norm in norms if norm is not None]
+    if len(known) < len(norms) or not size:
+        return False
+    step = (table.values[-1] - table.values[0]) / (len(table.values) - 1) * mean_scale
+    # The mean of |x| is 0.8 for a normal variable.
+    return bool(0.8 * sum(known) >= SHARP * step * size**0.5)
 
 
 class Dice:

@@ -15,7 +15,9 @@ LARGEST = 128  # directions at most, the strongest
 SKETCHED = 16  # directions of an update that does not say what it reads
 
 
-def row_space(updates: Sequence[Update], opened: Sequence[Opened], base: Base) -> Array:
+def row_space(
+    updates: Sequence[Update], opened: Sequence[Opened] = (), base: Base | None = None
+) -> Array:
     """Give V, float32 (columns, rank), with orthonormal columns.
 
     For products it spans the rows of their `down` factors. For any other update it approximates
@@ -26,6 +28,7 @@ def row_space(updates: Sequence[Update], opened: Sequence[Opened], base: Base) -
 
     products = [update for update in updates if isinstance(update, LowRank)]
     if len(products) < len(updates):
+        assert base is not None
         return _sketched(opened, base)
     down = np.concatenate([product.down.read("float64") for product in products])
     if len(down) <= min(LARGEST, down.shape[1]):

@@ -75,6 +75,19 @@ def renamed(change: Callable[[str], str]) -> Make:
     return make
 
 
+def many_modules(count: int, **changes: Any) -> Make:
+    """Adapt many modules, and change the config."""
+
+    def make(folder: Path) -> None:
+        name = "base_model.model.model.layers.{}.mlp.up_proj.lora_{}.weight"
+        each = tiny.noise(2, 2)
+        held = {name.format(i, side): each for i in range(count) for side in "AB"}
+        tiny.set_tensors(folder, lambda _: held)
+        tiny.set_config(folder, **changes)
+
+    return make
+
+
 def twin(*names: str) -> Make:
     """Put several files beside the adapter."""
     return lambda folder: [beside(name)(folder) for name in names]
@@ -156,6 +169,24 @@ HEADERS: dict[str, tuple[Make, str]] = {
     "a CI's command": (renamed(lambda name: f"{name}\n::set-env name=PATH::x"), "SEC011"),
     "letters from right to left": (renamed(lambda name: f"\u202e{name}"), "SEC011"),
     "a path for a name": (renamed(lambda name: f"../../../{name}"), "WGT003"),
+    "very many tensors": (
+        weights(
+            whole(
+                b"{"
+                + b",".join(
+                    b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i
+                    for i in range(400_000)
+                )
+                + b"}"
+            )
+        ),
+        "WGT001",
+    ),
+    "very many lists": (weights(whole(b'{"a":[' + b"[]," * 7_000_000 + b"[]]}")), "WGT001"),
+    "a long note": (
+        weights(whole(b'{"__metadata__":{"a":"' + b"x" * 60_000_000 + b'"}}')),
+        "WGT001",
+    ),
     "half a letter": (weights(whole(b'{"\\ud800":1}')), "WGT001"),
 }
 CONFIGS: dict[str, tuple[Make, str]] = {
@@ -174,6 +205,9 @@ CONFIGS: dict[str, tuple[Make, str]] = {
     "10**9 ranks": (changed(r=10**9), "CFG010"),
     "many patterns": (changed(rank_pattern={f"a{i}": i for i in range(50_000)}), "CFG009"),
 }  # fmt: skip
+CONFIGS["many patterns for many modules"] = (
+    many_modules(500, rank_pattern={f"a{i}": 0 for i in range(10_000)}), "CFG009",
+)  # fmt: skip
 EXPRESSIONS: dict[str, tuple[Make, str]] = {
     name: (changed(**{field: value}), "SEC008")
     for name, field, value in (
@@ -182,6 +216,11 @@ EXPRESSIONS: dict[str, tuple[Make, str]] = {
         ("many repeats", "target_modules", ".*" * 20 + "X"),
         ("options in a repeat", "exclude_modules", "(?:x?){50}x{50}"),
         ("slow to compile", "exclude_modules", "(?i)" + "[\0-\U0010ffff]" * 400),
+        (
+            "many slow to compile",
+            "rank_pattern",
+            {"(?i)" + "[\0-\U0010ffff]" * 100 + str(i): 1 for i in range(100)},
+        ),
         ("a repeat in rank_pattern", "rank_pattern", {"(q+)+k": 4}),
         ("a repeat in layers_pattern", "layers_pattern", ["(l+)+k"]),
         ("a repeat in modules_to_save", "modules_to_save", ["(s+)+k"]),

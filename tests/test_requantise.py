@@ -239,12 +239,13 @@ def test_what_each_rounding_keeps(name: str, share: float) -> None:
     nearest, _, _ = many(name, "nearest", share)
     chance, loose, _ = many(name, "stochastic", share)
     kept, tight, noise = many(name, "adapter", share)
-    sharp, inside, less = many(name, "sharp", share)
     assert abs(chance - 1) < 0.15
     assert abs(kept - 1) < 0.05
-    assert abs(sharp - 1) < 0.05
     assert tight < loose / 2
-    assert inside < tight
-    assert less < noise
     if name in ("nf4", "fp4", "mxfp4"):
         assert nearest < 0.25
+    if share == 0.01:  # a change that is not tiny beside the steps
+        sharp, inside, less = many(name, "sharp", share)
+        assert abs(sharp - 1) < 0.05
+        assert inside < tight
+        assert less < noise

@@ -68,7 +68,8 @@ def fits(config: Config, weights: Weights, base: Base) -> Result:
 
 def _everywhere(config: Config) -> bool:
     """Tell whether the config means these modules in every layer that has them."""
-    plain = all("." not in name for name in _names.names(config.get("target_modules")))
+    names = _names.names(config.get("target_modules"))
+    plain = not any(part.isdigit() for name in names for part in name.split("."))
     listed = isinstance(config.get("target_modules"), list)
     return listed and plain and config.get("layers_to_transform") is None
 

@@ -13,7 +13,7 @@ from adaptertools.facts import Facts, Found, Result
 _TEXTS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern")
 _LISTS = ("layers_pattern", "modules_to_save")  # PEFT takes each item for an expression
 _TRIED = 20  # expressions that are tried in a process of their own
-_LOOKED_AT = 500_000  # letters of all expressions together
+_LOOKED_AT = 200_000  # letters of all expressions together
 # Names that make an expression work, where the weights tell none.
 _NAMES = ("base_model.model.model.layers.10.self_attn.q_projX", "a" * 31 + "X", "x" * 50)
 

@@ -32,8 +32,7 @@ def listing(path: Path) -> Listing:
         )
     if found.refused:
         raise Unreadable(
-            f"{shown(path)} is not read: {found.refused}. "
-            "Fetch it again, or get safetensors of it."
+            f"{shown(path)} is not read: {found.refused}. Fetch it again, or get safetensors of it."
         )
     if found.others:
         raise Unreadable(

@@ -16,6 +16,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json",
               "special_tokens_map.json", "vocab.json")  # fmt: skip
 # What PyYAML raises for tags on values that they do not fit: !!int "", !!bool x, !!timestamp x.
 _BY_TAGS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
+_FRONT, _DEEPEST = 64_000, 32  # front matter: letters, and levels; PyYAML is slow with both
 _LARGEST = 50_000_000  # bytes of a tokenizer.json that are read
 
 
@@ -53,10 +54,17 @@ def card(files: Mapping[str, File], why: dict[str, str]) -> Card | None:
 def _front(text: str) -> tuple[dict[str, Any] | None, str]:
     import yaml
 
+    depth = 0
+    if len(text) > _FRONT:
+        return None, f"it has more than {_FRONT // 1000} kB"
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 return None, "it uses aliases, which can blow up"
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                return None, f"it is nested more than {_DEEPEST} deep"
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, *_BY_TAGS) as error:
         return None, shown(" ".join(str(error).split()) or type(error).__name__)

@@ -91,7 +91,7 @@ def test_the_hub_answers(answer: str, level: str | None, adapter: Path) -> None:
 
 
 def test_the_hub_is_not_asked_about_a_path(adapter: Path) -> None:
-    tiny.set_config(adapter, **{NAME: "/home/me/model"})
+    tiny.set_config(adapter, **{NAME: "/mnt/disk/model"})
     assert found(adapter, "BAS005", online={}.__getitem__) == []
 
 

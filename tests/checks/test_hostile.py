@@ -80,7 +80,8 @@ def test_odd_cards(field: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "front",
     ['a: !!int ""', "a: !!bool x", "a: !!timestamp x", "a: !!python/object:os.system x", "- a",
-     "a: &x [1]\nb: *x", "a: [", "? [a]\n: b", "a: 2001-99-99", "{" * 3000, "\x07", '!!float ""'],
+     "a: &x [1]\nb: *x", "a: [", "? [a]\n: b", "a: 2001-99-99", "{" * 30_000, "- " * 30_000,
+     "a: " + "b" * 70_000, "\x07", '!!float ""'],
 )  # fmt: skip
 def test_front_matter_that_is_none(front: str, folder: Path) -> None:
     (folder / "README.md").write_text(f"---\n{front}\n---\n")
