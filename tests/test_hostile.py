@@ -57,9 +57,10 @@ def battery(folder: Path) -> tuple[dict[str, Any], list[str]]:
     good = tiny.adapter(folder / "good")
     for i, (make, _) in enumerate(hostile.EVERY.values()):
         make(tiny.adapter(folder / "bad" / f"{i:03d}"))
+    code = SCRIPT.replace("SECONDS", str(SECONDS))
     done = subprocess.run(
-        [sys.executable, "-uc", SCRIPT.replace("SECONDS", str(SECONDS)), str(folder / "bad"),
-         str(good)], capture_output=True, text=True, cwd=folder, timeout=600, env={"PYTHONPATH": str(Path(at.__file__).parents[1])},
+        [sys.executable, "-uc", code, str(folder / "bad"), str(good)], capture_output=True,
+        text=True, cwd=folder, timeout=600, env={"PYTHONPATH": str(Path(at.__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     said = dict(zip(hostile.EVERY, map(json.loads, done.stdout.splitlines()), strict=True))
