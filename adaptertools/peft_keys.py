@@ -29,8 +29,8 @@ class Key:
 def parse(name: str, marker: str, junk: Counter[str]) -> Key:
     """Take one name apart; `marker` starts the method's own components, such as `lora_`."""
     parts = _unwrapped(name, junk)
-    nested = parts.count("base_layer")
-    parts = [p for p in parts if p != "base_layer"]
+    if nested := parts.count("base_layer"):
+        parts = [p for p in parts if p != "base_layer"]
     for at, part in enumerate(parts):
         if part.startswith(marker):
             return _own(parts, at, nested)
@@ -47,9 +47,10 @@ def parse(name: str, marker: str, junk: Counter[str]) -> Key:
 
 
 def _unwrapped(name: str, junk: Counter[str]) -> list[str]:
-    parts = name.split(".")
-    kept = [p for p in parts if p not in _WRAPPERS]
-    junk.update(p for p in parts if p in _WRAPPERS)
+    kept = name.split(".")
+    if not _WRAPPERS.isdisjoint(kept):
+        junk.update(p for p in kept if p in _WRAPPERS)
+        kept = [p for p in kept if p not in _WRAPPERS]
     prefixes = 0
     while True:
         if kept[:2] == ["base_model", "model"]:
@@ -59,8 +60,10 @@ def _unwrapped(name: str, junk: Counter[str]) -> list[str]:
             junk["module"] += 1
         else:
             break
-    junk[PREFIX.rstrip(".")] += max(prefixes - 1, 0)
-    junk["(no base_model.model prefix)"] += prefixes == 0
+    if prefixes > 1:
+        junk[PREFIX.rstrip(".")] += prefixes - 1
+    elif not prefixes:
+        junk["(no base_model.model prefix)"] += 1
     return kept
 
 

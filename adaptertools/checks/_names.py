@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from adaptertools import peft_keys
 from adaptertools.errors import Unreadable
@@ -25,14 +25,36 @@ _LONGEST, _MOST = 1000, 200  # letters of a name; names in a list that each tens
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)(?:\.|$)")
 
 Parts = Mapping[str, TensorSpec]
+T = TypeVar("T")
+
+
+def _once(make: Callable[[Parts], T]) -> Callable[[Parts], T]:
+    """Keep the last answer: every check of an adapter asks for the same."""
+    held: list[tuple[Parts, T]] = []
+
+    def given(tensors: Parts) -> T:
+        last = held[0] if held else None
+        if last is None or last[0] is not tensors:
+            last = (tensors, make(tensors))
+            held[:] = [last]  # one step, so that threads cannot mix two adapters up
+        return last[1]
+
+    return given
+
+
+@_once
+def taken(tensors: Parts) -> tuple[dict[str, Key], Counter[str]]:
+    """Take every name apart; give also what does not belong there."""
+    junk: Counter[str] = Counter()
+    return {name: peft_keys.parse(name, "lora_", junk) for name in tensors}, junk
 
 
 def keys(tensors: Parts) -> dict[str, Key]:
     """Take every name apart."""
-    junk: Counter[str] = Counter()
-    return {name: peft_keys.parse(name, "lora_", junk) for name in tensors}
+    return taken(tensors)[0]
 
 
+@_once
 def modules(tensors: Parts) -> dict[str, dict[str, TensorSpec]]:
     """Give the LoRA tensors of each module by role."""
     found: dict[str, dict[str, TensorSpec]] = {}

@@ -55,7 +55,13 @@ def spelled(config: Mapping[str, Any], weights: Weights) -> Result:
     """
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for name in weights.tensors:
+    keys, junk = _names.taken(weights.tensors)
+    odd = (
+        weights.tensors
+        if junk.total()
+        else [name for name, key in keys.items() if key.adapter or key.role not in _OWN]
+    )
+    for name in odd:
         for fault in _faults(name, str(config.get("peft_type"))):
             counts[fault] += 1
             examples.setdefault(fault, name)
@@ -65,6 +71,19 @@ def spelled(config: Mapping[str, Any], weights: Weights) -> Result:
             text=f"{count} tensors: {fault}, such as {shown(examples[fault])}.", level=level,
             file=weights.file, tensor=examples[fault],
         )  # fmt: skip
+
+
+_OWN = frozenset(
+    {
+        "lora_A",
+        "lora_B",
+        "lora_A.bias",
+        "lora_B.bias",
+        "lora_embedding_A",
+        "lora_embedding_B",
+        "lora_magnitude_vector",
+    }
+)
 
 
 def _faults(name: str, kind: str) -> list[str]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from adaptertools import dialect, hub, jsontext, picklefile, tensorfile
-from adaptertools.errors import AdapterToolsError, NotFound, shown
+from adaptertools.errors import AdapterToolsError, NotFound, Unreadable, shown
 from adaptertools.facts import Data, Facts, File, Pickle, Weights
 from adaptertools.verbs import _gather_beside as beside
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 MOST, DEEPEST = 20_000, 8  # files and folders that are listed, and levels of folders
+LARGEST_HEADER = 15_000_000  # bytes; 100,000 tensors take about as much
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 
@@ -98,6 +99,7 @@ def _weights(
 ) -> Weights | None:
     if WEIGHTS in files:
         try:
+            _check_header(files[WEIGHTS])
             header = tensorfile.read_header(_readable(files[WEIGHTS]))
         except AdapterToolsError as error:
             why["weights"] = str(error).replace(shown(files[WEIGHTS].path), WEIGHTS)
@@ -108,6 +110,16 @@ def _weights(
         return Weights(file=PICKLED, tensors=pickled.tensors, pickled=True)
     why["weights"] = f"{PICKLED}: {pickled.refused}" if pickled else "no weights"
     return None
+
+
+def _check_header(file: File) -> None:
+    """Refuse a header that no adapter needs before it is parsed."""
+    length = int.from_bytes(file.read(8), "little")
+    if LARGEST_HEADER < length < file.size:
+        raise Unreadable(
+            f"{file.name} has a header of {length} bytes, and {LARGEST_HEADER} are enough for any "
+            "adapter. It was not read."
+        )
 
 
 def _readable(file: File) -> Path:

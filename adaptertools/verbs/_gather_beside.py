@@ -17,7 +17,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json",
 # What PyYAML raises for tags on values that they do not fit: !!int "", !!bool x, !!timestamp x.
 _BY_TAGS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 _FRONT, _DEEPEST = 64_000, 32  # front matter: letters, and levels; PyYAML is slow with both
-_LARGEST = 50_000_000  # bytes of a tokenizer.json that are read
+_LARGEST = 12_000_000  # bytes: hostile JSON takes twenty times its size in memory
 
 
 def base(ref: str | Path | None, why: dict[str, str]) -> Base | None:
@@ -58,14 +58,15 @@ def _front(text: str) -> tuple[dict[str, Any] | None, str]:
     if len(text) > _FRONT:
         return None, f"it has more than {_FRONT // 1000} kB"
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # by libyaml where there is one
+        for event in yaml.parse(text, Loader=loader):
             if isinstance(event, yaml.AliasEvent):
                 return None, "it uses aliases, which can blow up"
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
                 return None, f"it is nested more than {_DEEPEST} deep"
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=loader)
     except (yaml.YAMLError, RecursionError, *_BY_TAGS) as error:
         return None, shown(" ".join(str(error).split()) or type(error).__name__)
     if not isinstance(value, dict):
