@@ -88,9 +88,9 @@ def _sink(
     """Choose the sink; whether the change is tiny beside the grid's steps is told from norms."""
     if isinstance(base, Stored):
         return sink_for(edit, None, basis, nonfinite)
-    size = base.shape[0] * base.shape[1]
     norms = [each.norm for each in opened]
-    sharp = sharpened(base.codec.table, float(base.scales.mean()), norms, size)
+    mean = float(base.scales.mean())
+    sharp = basis is not None and sharpened(base.codec.table, mean, norms, basis, base.shape[0])
     return sink_for(edit, base.spread, basis, nonfinite, sharp)
 
 

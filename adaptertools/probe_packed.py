@@ -22,7 +22,7 @@ from adaptertools.grid import grid
 from adaptertools.jobs import Edit
 from adaptertools.packing import CODES, Codec, Packed, Writer
 from adaptertools.probe import base_rows, expected, rows_of
-from adaptertools.requantise import MU, MU_SHARP, Feedback, sharpened
+from adaptertools.requantise import MU_NARROW, MU_SHARP, Feedback, sharpened
 from adaptertools.rowspace import row_space
 from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of
 from adaptertools.unpacked import Unpacked, mean_scale
@@ -213,13 +213,13 @@ def _feedback(edit: Edit, spread: Array) -> Feedback | None:
     """Make the feedback that the merge had; None where there was none, or it cannot be known."""
     assert edit.repack is not None
     products = [update for update in edit.updates if isinstance(update, LowRank)]
-    if edit.repack.rounding != "adapter" or not products or len(products) < len(edit.updates):
+    whole = bool(products) and len(products) == len(edit.updates)
+    if edit.repack.rounding != "adapter" or not whole or edit.packed is None:
         return None
-    assert edit.packed is not None
     basis = row_space(edit.updates)
-    norms = [product.product("float32").norm() for product in products]
-    sharp = sharpened(edit.repack.codec.table, mean_scale(edit.packed), norms, spread.size)
-    return Feedback(basis, MU_SHARP if sharp else MU, sharp=sharp)
+    norms, mean = [p.product("float32").norm() for p in products], mean_scale(edit.packed)
+    sharp = sharpened(edit.repack.codec.table, mean, norms, basis, len(spread))
+    return Feedback(basis, MU_SHARP if sharp else MU_NARROW, sharp=sharp)
 
 
 def _fitted(edit: Edit, exact: Array) -> Array:

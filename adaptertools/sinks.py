@@ -10,7 +10,7 @@ from adaptertools.errors import Unsupported, shown
 from adaptertools.grid import grid
 from adaptertools.jobs import Edit
 from adaptertools.packing import CODES, Writer
-from adaptertools.requantise import MU, MU_SHARP, Dice, Feedback, Rounder, inverted
+from adaptertools.requantise import MU_NARROW, MU_SHARP, Dice, Feedback, Rounder, inverted
 from adaptertools.retention import Compared
 from adaptertools.rounding import narrow
 from adaptertools.tensorfile import BITS, dtype_of
@@ -72,7 +72,7 @@ def _rounder(edit: Edit, basis: Array | None, sharp: bool = False) -> Rounder:
     dice = None if how == "nearest" else Dice(edit.name, edit.repack.seed, columns)
     feedback = None
     if how == "adapter" and basis is not None:
-        feedback = Feedback(basis, MU_SHARP if sharp else MU, sharp=sharp)
+        feedback = Feedback(basis, MU_SHARP if sharp else MU_NARROW, sharp=sharp)
     return Rounder(grid(edit.repack.codec.table), how, dice, feedback)
 
 

@@ -138,7 +138,7 @@ def matching(
     if any(each.endless for each in measured) or any(len(p) > LONGEST for p in patterns):
         raise TooSlow("it repeats what repeats")
     short = max(map(len, names), default=0) <= _SHORT
-    if short and all(_harmless(p, each) for p, each in zip(patterns, measured, strict=True)):
+    if short and all(harmless(p, each) for p, each in zip(patterns, measured, strict=True)):
         found = [[bool(getattr(re.compile(p), how)(name)) for name in names] for p in patterns]
     else:
         found = _apart(patterns, names, how)
@@ -147,7 +147,7 @@ def matching(
     ]  # fmt: skip
 
 
-def _harmless(pattern: str, measured: Work) -> bool:
+def harmless(pattern: str, measured: Work) -> bool:
     """Tell whether it is matched here. Sets and flags are not: compiling them can take long."""
     few = measured.quantifiers <= _HARMLESS and not measured.choices and len(pattern) < 500
     return plain(pattern) or (few and "[" not in pattern and "(?" not in pattern.replace("(?:", ""))

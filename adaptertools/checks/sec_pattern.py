@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 from adaptertools.checks import _regex, check
@@ -12,7 +13,7 @@ from adaptertools.facts import Facts, Found, Result
 
 _TEXTS = ("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern")
 _LISTS = ("layers_pattern", "modules_to_save")  # PEFT takes each item for an expression
-_TRIED = 20  # expressions that are tried in a process of their own
+_SECONDS = 5  # for trying expressions in a process of their own
 _LOOKED_AT = 200_000  # letters of all expressions together
 # Names that make an expression work, where the weights tell none.
 _NAMES = ("base_model.model.model.layers.10.self_attn.q_projX", "a" * 31 + "X", "x" * 50)
@@ -29,8 +30,7 @@ def expressions(config: Config, facts: Facts) -> Result:
     a processor busy for more than five seconds on one name of 31 letters. What looks harmless and
     is not simple is tried, in a process of its own, for a second.
     """
-    left, tries = _LOOKED_AT, 0
-    names = [*_NAMES, *_modules(facts)]
+    left, trial = _LOOKED_AT, _Trial([*_NAMES, *_modules(facts)])
     for pointer, pattern in _found(config):
         if _regex.plain(pattern):
             continue
@@ -38,36 +38,52 @@ def expressions(config: Config, facts: Facts) -> Result:
         if left < 0:
             text = f"there are more than {_LOOKED_AT} letters of expressions; the rest is not read"
             yield Found(text=text, pointer=pointer, level="warning")
-            return
-        text, level, tried = _judged(pattern, names, tries < _TRIED)
-        tries += tried
+            break
+        text, level = _judged(pattern, trial)
         if text:
             yield Found(text=f"{shown(pattern, 80)}: {text}", pointer=pointer, level=level)
-        if tried and level == "error":
-            tries = _TRIED  # one second was lost, and one is enough to refuse the adapter
+    if trial.untried:
+        text = f"{trial.untried} expressions are not simple, and there was no time to try them"
+        yield Found(text=text, level="warning")
 
 
-def _judged(pattern: str, names: list[str], may_try: bool) -> tuple[str, str, bool]:
-    """Give what is wrong, how bad it is, and whether it was tried."""
+class _Trial:
+    """Tries expressions, for a few seconds in all."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.until, self.untried = names, time.monotonic() + _SECONDS, 0
+
+    def too_slow(self, pattern: str) -> bool:
+        """Tell whether matching took too long; where there is no time left, count it."""
+        if time.monotonic() > self.until:
+            self.untried += 1
+            return False
+        try:
+            _regex.matching([pattern], self.names)
+        except _regex.TooSlow:
+            self.until = 0.0  # one is enough to refuse the adapter
+            return True
+        except re.error:
+            pass  # CFG011 says so
+        return False
+
+
+def _judged(pattern: str, trial: _Trial) -> tuple[str, str]:
+    """Give what is wrong, and how bad it is."""
     if len(pattern) > _regex.LONGEST:
-        return f"the expression has {len(pattern)} letters and is not looked at", "warning", False
+        return f"the expression has {len(pattern)} letters and is not looked at", "warning"
     measured = _regex.work(pattern)
     if measured.broken:
-        return "", "", False  # CFG011 says so
+        return "", ""  # CFG011 says so
     if measured.endless:
-        return "a repeat inside a repeat, which can take for ever", "error", False
-    if may_try:
-        try:
-            _regex.matching([pattern], names)
-        except _regex.TooSlow:
-            return "matching it with a name took more than a second", "error", True
-        except re.error:
-            return "", "", True
+        return "a repeat inside a repeat, which can take for ever", "error"
+    if not _regex.harmless(pattern, measured) and trial.too_slow(pattern):
+        return "matching it with a name took more than a second", "error"
     if measured.quantifiers > _regex.MOST_QUANTIFIERS:
-        return f"{measured.quantifiers} repeats in one expression", "warning", may_try
+        return f"{measured.quantifiers} repeats in one expression", "warning"
     if measured.choices:
-        return "a choice inside a repeat, which can take for ever", "warning", may_try
-    return "", "", may_try
+        return "a choice inside a repeat, which can take for ever", "warning"
+    return "", ""
 
 
 def _modules(facts: Facts) -> list[str]:

@@ -275,9 +275,12 @@ def test_many_expressions_take_bounded_time(adapter: Path) -> None:
     slow = {f"{SLOW[2]}{i}": 1 for i in range(200)}
     fast = {f".*[a]{{{i},{i}}}.*": 1 for i in range(200)}
     begin = time.monotonic()
-    assert levels(with_config(adapter, "SEC008", rank_pattern=slow | fast)) == ["error"]
+    findings = with_config(adapter, "SEC008", rank_pattern=slow | fast)
+    assert levels(findings) == ["error", "warning"]
+    assert findings[1].text.startswith("399 expressions")
     long = {"x?" * 2000 + str(i): 1 for i in range(200)}
-    assert "the rest is not read" in with_config(adapter, "SEC008", rank_pattern=long)[-1].text
+    findings = with_config(adapter, "SEC008", rank_pattern=long)
+    assert any("the rest is not read" in finding.text for finding in findings)
     assert time.monotonic() - begin < 60
 
 

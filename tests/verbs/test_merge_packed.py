@@ -172,7 +172,7 @@ def test_to_another_packing(
     for name, exact in expected.items():
         got = found[name].T if kind == "gpt2" and name in packed else found[name]
         error = torch.linalg.norm(got - exact) / torch.linalg.norm(exact)
-        assert error < (0.03 if target == "int8" else 0.3), name
+        assert error < (0.06 if target == "int8" else 0.3), name
     said = config_of(out)["quantization_config"]
     assert said["load_in_8bit"] == (target == "int8")
     assert said["bnb_4bit_use_double_quant"] == target.endswith("double") or source == target
