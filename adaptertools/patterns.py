@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from adaptertools.errors import Unreadable, Unsafe, shown
@@ -12,14 +13,24 @@ from adaptertools.errors import Unreadable, Unsafe, shown
 # Patterns come from a stranger: few of each construct, so that every match ends soon.
 _PLAIN = re.compile(r"\\.|\[[^\]]*\]")  # escapes and sets, which match one character each
 _LIMITS = {")*": 0, ")+": 0, "){": 0, "*": 3, "+": 3, "{": 2, "?": 6, "(": 6}
+_FLAGS = re.compile(r"\(\?[a-zA-OQ-Z]")  # with them, compiling a set can take a second
+_MOST = 5000  # patterns of one map
 
 
+@lru_cache(maxsize=50_000)
 def _endless(pattern: str, length: int) -> bool:
     """Tell whether matching a pattern with a name of that length could take very long."""
     bare = _PLAIN.sub("x", pattern)
     repeats = sum(bare.count(sign) for sign in "*+{")
     long = len(pattern) > 500 or repeats > 3 or length ** (repeats + 1) > 3e9
-    return long or any(bare.count(sign) > limit for sign, limit in _LIMITS.items())
+    flagged = bool(_FLAGS.search(pattern))
+    return long or flagged or any(bare.count(sign) > limit for sign, limit in _LIMITS.items())
+
+
+@lru_cache(maxsize=_MOST)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    with warnings.catch_warnings(action="ignore"):  # Python has views on odd sets
+        return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def pattern_value(config: Mapping[str, Any], key: str, target: str, default: Any) -> Any:
@@ -28,12 +39,14 @@ def pattern_value(config: Mapping[str, Any], key: str, target: str, default: Any
     peft/utils/other.py, get_pattern_key: re.match(rf"(.*\\.)?({pattern})$", target).
     """
     value = default
-    for pattern, found in (config.get(key) or {}).items():
+    patterns = config.get(key) or {}
+    if len(patterns) > _MOST:
+        raise Unsafe(f"{key} holds {len(patterns)} patterns, more than the {_MOST} that are tried.")
+    for pattern, found in patterns.items():
         if _endless(pattern, len(target)):
             raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
         try:
-            with warnings.catch_warnings(action="ignore"):  # Python has views on odd sets
-                matched = re.match(rf"(.*\.)?({pattern})$", target)
+            matched = _compiled(pattern).match(target)
         except re.error as error:
             raise Unreadable(f"{key}: {shown(pattern)!r} is no pattern: {shown(error)}.") from None
         if matched:

@@ -130,7 +130,7 @@ def test_an_update_that_nearest_has_not_kept(street: Path, tmp_path: Path) -> No
 @every_merge
 @pytest.mark.parametrize("moved", ["block of codes", "rows"])
 def test_codes_that_are_not_those(case: str, moved: str, street: Path, tmp_path: Path) -> None:
-    out = merged(street, case, tmp_path / "out", 0.1)
+    out = merged(street, case, tmp_path / "out")
     for name in PLACES:
         codes = tiny.read(out)[name].clone()
         raw = codes.view(torch.uint8).reshape(-1)

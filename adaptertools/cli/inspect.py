@@ -42,7 +42,7 @@ def command(
 ) -> None:  # fmt: skip
     """Say what an adapter is, from its config and header."""
     if plot:
-        from adaptertools.cli import pictures
+        from adaptertools.cli import _pictures as pictures
 
         pictures.check(plot, pages=True)
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import adaptertools as at
-from adaptertools.cli import pictures
+from adaptertools.cli import _pictures as pictures
 from adaptertools.cli._options import json_option, quiet_option
 from adaptertools.cli._progress import bar
 from adaptertools.cli._show import show

@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 import adaptertools as at
 from adaptertools import schema
-from adaptertools.cli import _heat, inspect, pictures
+from adaptertools.cli import _heat, inspect
+from adaptertools.cli import _pictures as pictures
 from adaptertools.cli._heat import draw, heat
 from adaptertools.cli._show import lines
 from adaptertools.verbs._inspect_deep import Norm

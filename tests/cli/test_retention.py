@@ -179,7 +179,7 @@ def test_a_plot_of_nothing_is_refused_before_the_merge(more: tuple[str, ...], st
 
 
 def test_a_plot_without_matplotlib(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from adaptertools.cli import pictures
+    from adaptertools.cli import _pictures as pictures
 
     monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     before = contents(packed)
