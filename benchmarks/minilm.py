@@ -165,10 +165,10 @@ def beside(model: Any, adapter: Path) -> Any:
 def plain(model: Any) -> Any:
     """Dequantise before any forward pass, so that no kernel of this processor has a part in it.
 
-    4-bit weights are rounded to the dtype that their quant_state names (bfloat16), as in use.
+    4-bit weights are rounded to the dtype their quant_state names, as in use; int8 is not.
     """
     if getattr(model, "is_quantized", False):
-        model = model.dequantize()
+        model = model.dequantize(dtype=torch.float32)
     return model.float().eval()
 
 

@@ -132,7 +132,8 @@ def test_spoiled_texts(value: Any, data: st.DataObject) -> None:
         assert found.problems
     else:
         assert found.value == expected
-        assert not found.problems
+        # Half of a surrogate pair is JSON to Python, and no text to anyone.
+        assert not [p for p in found.problems if "surrogate" not in p.text]
     for problem in found.problems:
         assert problem.line >= 1
         assert problem.column >= 1

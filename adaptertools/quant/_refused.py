@@ -207,7 +207,9 @@ def _check_signs(method: str, config: Mapping[str, Any], tensors: Mapping[str, T
     for name, spec in tensors.items():
         if spec.dtype not in FLOATS or name.endswith(_TELLING):
             sign = next((s for s in _SIGNS if _fits(s, name, spec, tensors)), None)
-            if sign is not None and method not in sign.methods:
+            # A dtype alone says little: a plain base may hold tensors that nobody adapts.
+            bare = sign is not None and not sign.partner and sign.suffix in ("", ".weight")
+            if sign is not None and method not in sign.methods and (config or not bare):
                 found.setdefault(sign, name)
     sign = next((s for s in _SIGNS if s in found), None)
     if sign is None:

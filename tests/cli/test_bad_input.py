@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Spoil, str, tuple[str, ...]]] = {
         lambda f: (store(B, wider)(f), configure(CONFIG, base_model_name_or_path="org/right")(f)),
         DEFAULT, (f"{Q}.weight", "8×8", "10×9", "org/right", "--base"),
     ),
-    "base in codes": (store(B, coded), DEFAULT, (f"{Q}.weight", "packed", "16-bit")),
+    "base in codes": (store(B, coded), DEFAULT, (f"{Q}.weight", "I8", "16-bit")),
     "half of the names wrong": (
         store(A, misnamed), DEFAULT,
         ("2 of the 4", "layers.0.attention.q_proj.weight", f"nearest: {Q}.weight", "--base"),

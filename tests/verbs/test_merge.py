@@ -466,7 +466,7 @@ def test_the_receipt_holds_every_edit(tmp_path: Path) -> None:
     for edit in receipt["edits"]:
         assert len(edit["updates"]) in (1, 2)
         assert edit["rounding"].keys() == {
-            "max_error", "mean_error", "swallowed", "update_norm", "measured"
+            "max_error", "mean_error", "swallowed", "update_norm", "measured", "retention"
         }  # fmt: skip
     assert receipt["digest"] == plan.digest
     assert len(receipt["base"]["headers_sha256"]) == 64
