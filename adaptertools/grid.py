@@ -54,8 +54,8 @@ class _Finder:
             bin_ = place.astype(np.int16)
         else:
             bin_ = (t.view(np.uint32) >> 19).astype(np.int16)
-        found: Array = self.before.take(bin_)
-        found += t >= self.ahead.take(bin_)
+        found: Array = self.before.take(bin_, mode="wrap")
+        found += t >= self.ahead.take(bin_, mode="wrap")
         return found
 
 
@@ -93,13 +93,16 @@ class Grid:
         t = np.clip(t, self.low, self.high)
         low = self._below.count(t)
         low -= 1
-        t -= self.values.take(low)
-        t *= self.per_gap.take(low)
-        if sharp:
-            far = t > 32768
-            near = np.minimum(t, 65536 - t)
-            near *= near * np.float32(2**-15)
-            t = np.where(far, 65536 - near, near)
+        t -= self.values.take(low, mode="wrap")
+        t *= self.per_gap.take(low, mode="wrap")
+        if sharp:  # with s = p − ½, both halves are ½ + 2s − 2s|s|
+            t -= np.float32(32768)
+            square = np.abs(t)
+            square *= t
+            square *= np.float32(2**-15)
+            t *= np.float32(2)
+            t -= square
+            t += np.float32(32768)
         low += np.less(bits.astype(np.float32) + np.float32(0.5), t)
         return low
 

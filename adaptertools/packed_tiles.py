@@ -44,9 +44,9 @@ def run_packed(
         survival = Survival(basis)
         tiles = -(-base.shape[0] // base.step)
         every = 1 if base.shape[0] * base.shape[1] <= SAMPLED else -(-tiles // MEASURED)
+        band = _band(edit, base.shape) if every > 1 else sum(base.shape)
         for i, piece in enumerate(_pieces(edit, base, opened)):
-            measuring = bool(opened) and i % every == 0
-            compared, count = sink.store(piece, measuring)
+            compared, count = sink.store(piece, band if opened and i % every == 0 else 0)
             if compared is not None:
                 survival.add(compared)
             progress(count)
@@ -75,7 +75,7 @@ def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding | None:
         for piece in _changed(base, opened, [*every[:: -(-len(every) // tiles)]]):
             if not np.isfinite(piece.after).all():
                 return None
-            compared, _ = sink.store(piece, True)
+            compared, _ = sink.store(piece, len(piece.after))
             if compared is not None:
                 survival.add(compared)
     return _rounding(edit, survival)
@@ -102,6 +102,13 @@ def _base(edit: Edit, files: Mapping[str, int], tile: int = TILE) -> Unpacked | 
     wide = max(WIDE[edit.source.dtype], WIDE[edit.dtype], key=("F32", "F64").index)
     step = height(multiple, columns, tile)
     return Stored(edit.source, files[edit.source.file], wide, step)
+
+
+def _band(edit: Edit, shape: tuple[int, ...]) -> int:
+    """Give the rows of a tile that are measured: whole blocks, and enough of all tiles together."""
+    columns = shape[0] if edit.turned else shape[1]
+    multiple = edit.repack.codec.step(columns) if edit.repack is not None else 1
+    return -(-SAMPLED // MEASURED // columns // multiple + 1) * multiple
 
 
 def _pieces(edit: Edit, base: Unpacked | Stored, opened: Sequence[Opened]) -> Iterator[Piece]:

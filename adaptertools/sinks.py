@@ -38,8 +38,8 @@ class Sink(Protocol):
         """Take the open output file and where each tensor begins in it."""
         ...
 
-    def store(self, piece: Piece, measuring: bool) -> tuple[Compared | None, int]:
-        """Write a tile; give what became of it where that is measured, and the bytes written."""
+    def store(self, piece: Piece, band: int) -> tuple[Compared | None, int]:
+        """Write a tile; give what became of its first `band` rows, if any, and the bytes written."""
         ...
 
     def finish(self) -> int:
@@ -111,7 +111,7 @@ class _Plain(_File):
         super().__init__(edit)
         self.nonfinite = nonfinite
 
-    def store(self, piece: Piece, measuring: bool) -> tuple[Compared | None, int]:
+    def store(self, piece: Piece, band: int) -> tuple[Compared | None, int]:
         import numpy as np
 
         rounded = np.empty(piece.after.shape, dtype_of(self.edit.dtype))
@@ -119,12 +119,13 @@ class _Plain(_File):
         if not (self.nonfinite or np.isfinite(rounded).all()):
             raise _nonfinite(self.edit, "Choose a wider --dtype, or pass --allow-nonfinite")
         compared = None
-        if measuring:
-            without = np.empty_like(rounded)
-            narrow(piece.before, without)
-            moved = int(np.count_nonzero(rounded != without))
+        if band:
+            before, stored = piece.before[:band], rounded[:band]
+            without = np.empty_like(stored)
+            narrow(before, without)
+            moved = int(np.count_nonzero(stored != without))
             compared = Compared(
-                piece.before, piece.after, rounded.astype(np.float32), without.astype(np.float32),
+                before, piece.after[:band], stored.astype(np.float32), without.astype(np.float32),
                 None, moved, 0,
             )  # fmt: skip
         return compared, self.put(rounded)
@@ -140,7 +141,7 @@ class _Kept(_File):
         self.codec, self.rounder, self.spread = edit.repack.codec, rounder, spread
         self.grid = grid(self.codec.table)
 
-    def store(self, piece: Piece, measuring: bool) -> tuple[Compared | None, int]:
+    def store(self, piece: Piece, band: int) -> tuple[Compared | None, int]:
         import numpy as np
 
         codes = piece.codes
@@ -148,26 +149,33 @@ class _Kept(_File):
         ranks = self.grid.ranks.take(codes)
         start = self.grid.values.take(ranks)
         spread = self.spread(piece.row, len(codes))
-        moved = (piece.after - piece.before).astype(np.float32)
-        lost = ~np.isfinite(piece.after)
-        # Codes that are NaN may stay so; an update that is has no code.
-        if lost.any() and not (self.nonfinite and not np.isfinite(piece.before[lost]).any()):
-            raise _nonfinite(self.edit, "Packed codes cannot hold that. Merge what is whole")
-        moved[~np.isfinite(moved)] = 0
+        moved = (piece.after - piece.before).astype(np.float32, copy=False)
+        if not np.isfinite(moved).all():
+            self._excused(piece)
+            moved[~np.isfinite(moved)] = 0
         found = self.rounder.ranks(start, moved, spread, piece.row)
         # A code that keeps its value keeps its bits: zero has two codes, NaN has no value.
         same = (found == ranks) | (ranks < 0)
         made = np.where(same, codes, self.grid.codes.take(found))
         compared = None
-        if measuring:
-            wanted = start + moved * inverted(spread, moved.shape)
+        if band:
+            scale, some, before = spread[:band], made[:band], piece.before[:band]
+            wanted = start[:band] + moved[:band] * inverted(scale, some.shape)
             beyond = int(((wanted > self.grid.high) | (wanted < self.grid.low)).sum())
             close = self.grid.codes.take(self.grid.nearest(wanted))
             compared = Compared(
-                piece.before, piece.after, self.codec.decode(made, spread), piece.before,
-                self.codec.decode(close, spread), int(made.size - same.sum()), beyond,
+                before, piece.after[:band], self.codec.decode(some, scale), before,
+                self.codec.decode(close, scale), int(np.count_nonzero(~same[:band])), beyond,
             )  # fmt: skip
         return compared, self.put(self.codec.pack(made))
+
+    def _excused(self, piece: Piece) -> None:
+        """Refuse what is not finite, unless it was not before: such codes may stay."""
+        import numpy as np
+
+        lost = ~np.isfinite(piece.after)
+        if lost.any() and not (self.nonfinite and not np.isfinite(piece.before[lost]).any()):
+            raise _nonfinite(self.edit, "Packed codes cannot hold that. Merge what is whole")
 
 
 class _Fresh(_File):
@@ -180,25 +188,30 @@ class _Fresh(_File):
         self.grid = grid(self.codec.table)
         self.fits: list[Array] = []
 
-    def store(self, piece: Piece, measuring: bool) -> tuple[Compared | None, int]:
+    def store(self, piece: Piece, band: int) -> tuple[Compared | None, int]:
+        import numpy as np
+
         tile = self._stored(piece.after)
         fit = self.codec.fit(tile)
+        if not np.isfinite(fit).all():  # NaN and infinity are the largest of their block
+            raise _nonfinite(self.edit, "Choose a wider --dtype")
         self.fits.append(fit)
-        rows, columns = tile.shape
         made = self._codes(tile, fit, piece.row)
         compared = None
-        if measuring:
-            spread = self.codec.spread(fit, 0, rows, columns)
-            without = piece.before
-            if piece.codes is None:  # a base that was not packed would have been rounded as well
-                plain = self._stored(piece.before)
-                own = self.codec.fit(plain)
-                old = self.codec.spread(own, 0, rows, columns)
-                without = self.codec.decode(self.codec.nearest(plain, own), old)
-            stored = self.codec.decode(made, spread)
-            moved = int((stored != without).sum())
-            compared = Compared(piece.before, piece.after, stored, without, None, moved, 0)
+        if band:
+            compared = self._compared(piece, made, fit, min(band, len(made)))
         return compared, self.put(self.codec.pack(made))
+
+    def _compared(self, piece: Piece, made: Array, fit: Array, band: int) -> Compared:
+        without, columns = piece.before[:band], made.shape[1]
+        if piece.codes is None:  # a base that was not packed would have been rounded as well
+            plain = self._stored(without)
+            own = self.codec.fit(plain)
+            old = self.codec.spread(own, 0, band, columns)
+            without = self.codec.decode(self.codec.nearest(plain, own), old)
+        stored = self.codec.decode(made[:band], self.codec.spread(fit, 0, band, columns))
+        moved = int((stored != without).sum())
+        return Compared(piece.before[:band], piece.after[:band], stored, without, None, moved, 0)
 
     def _stored(self, values: Array) -> Array:
         """Round to the logical dtype first: loading the 16-bit model in 4 bit does so, too."""
@@ -206,8 +219,6 @@ class _Fresh(_File):
 
         rounded = np.empty(values.shape, dtype_of(self.edit.dtype))
         narrow(values, rounded)
-        if not np.isfinite(rounded).all():
-            raise _nonfinite(self.edit, "Choose a wider --dtype")
         return rounded.astype(np.float32)
 
     def _codes(self, tile: Array, fit: Array, row: int) -> Array:

@@ -20,7 +20,8 @@ from typing import Any
 
 from merge import HALF, HERE, RSS_PER_MIB, Bench, environment, warm
 
-TOOLS = ("16-to-nf4", "nf4-to-nf4", "kernels", "peft")
+OURS = ("16-to-nf4", "nf4-to-nf4")
+TOOLS = (*OURS, "kernels", "peft-16", "peft-nf4")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Quant:
             "16-to-nf4": self.merge(adapter, base, out, "--quant", "nf4"),
             "nf4-to-nf4": self.merge(adapter, self.packed, out),
             "kernels": [*peer, "kernels", str(base), "--threads", str(self.threads)],
-            "peft": [*peer, "peft", str(self.packed), "--adapter", str(adapter),
-                     "--threads", str(self.threads)],
+            "peft-16": [*peer, "peft-16", str(base), "--adapter", str(adapter),
+                        "--threads", str(self.threads)],
+            "peft-nf4": [*peer, "peft-nf4", str(self.packed), "--adapter", str(adapter),
+                         "--threads", str(self.threads)],
         }[tool]  # fmt: skip
 
     def run(self, argv: list[str]) -> tuple[float, float, float, str]:
@@ -81,7 +84,7 @@ class Quant:
         os.sync()
         wall, cpu, peak, text = self.run(self.command(tool))
         shutil.rmtree(self.scratch / tool, ignore_errors=True)
-        said = json.loads(text.splitlines()[-1]) if tool in ("kernels", "peft") else {}
+        said = json.loads(text.splitlines()[-1]) if tool not in OURS else {}
         return {"tool": tool, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak, **said}
 
 
@@ -102,8 +105,9 @@ def report(runs: list[dict[str, Any]], threads: int) -> None:
     print(f"16 bit to nf4, whole process / quantise kernel: {fresh / quantise:.2f}")
     print(f"nf4 to nf4, whole process / both kernels: {kept / (quantise + dequantise):.2f}")
     print(f"nf4 to nf4: {weights / kept / threads / 1e6:.1f} million weights/s and thread")
-    print(f"PEFT in memory / nf4 to nf4, whole processes: {mid('peft', 'wall_s') / kept:.2f}")
-    print(f"PEFT's merge alone / nf4 to nf4, whole process: {mid('peft', 'merge_s') / kept:.2f}")
+    for tool, source, ours in (("peft-16", "16 bit", fresh), ("peft-nf4", "nf4", kept)):
+        print(f"PEFT in memory / {source} to nf4, processes: {mid(tool, 'wall_s') / ours:.2f}")
+        print(f"PEFT's merge alone / {source} to nf4, process: {mid(tool, 'merge_s') / ours:.2f}")
 
 
 def main() -> None:

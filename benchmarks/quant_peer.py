@@ -33,13 +33,15 @@ def kernels(base: Path, threads: int) -> None:
     print(json.dumps(said))
 
 
-def merge(base: Path, adapter: Path, threads: int) -> None:
-    """Load the 4-bit model, merge in memory; nothing is saved, because transformers 5 cannot."""
+def merge(base: Path, adapter: Path, threads: int, plain: bool) -> None:
+    """Load a model in 4 bit, merge in memory; nothing is saved, because transformers 5 cannot."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    more = {"quantization_config": how} if plain else {}
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **more)
     start = perf_counter()
     PeftModel.from_pretrained(model, adapter).merge_and_unload()
     print(json.dumps({"merge_s": perf_counter() - start}))
@@ -47,7 +49,7 @@ def merge(base: Path, adapter: Path, threads: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["kernels", "peft"])
+    parser.add_argument("what", choices=["kernels", "peft-16", "peft-nf4"])
     parser.add_argument("base", type=Path)
     parser.add_argument("--adapter", type=Path)
     parser.add_argument("--threads", type=int, default=1)
@@ -55,7 +57,7 @@ def main() -> None:
     if args.what == "kernels":
         kernels(args.base, args.threads)
     else:
-        merge(args.base, args.adapter, args.threads)
+        merge(args.base, args.adapter, args.threads, args.what == "peft-16")
 
 
 if __name__ == "__main__":
