@@ -34,11 +34,14 @@ if TYPE_CHECKING:
     from adaptertools.report import Finding, Report
     from adaptertools.verbs.convert import convert
     from adaptertools.verbs.demo import demo
+    from adaptertools.verbs.download import download
     from adaptertools.verbs.inspect import Inspection, inspect
     from adaptertools.verbs.merge import merge
     from adaptertools.verbs.open import open_adapter as open
     from adaptertools.verbs.plan import plan
+    from adaptertools.verbs.search import search
     from adaptertools.verbs.smoke import smoke
+    from adaptertools.verbs.upload import upload
     from adaptertools.verbs.validate import validate
     from adaptertools.verbs.verify import verify
 
@@ -53,19 +56,23 @@ _NAMES = {
     "Report": ("report", "Report"),
     "convert": ("verbs.convert", "convert"),
     "demo": ("verbs.demo", "demo"),
+    "download": ("verbs.download", "download"),
     "errors": ("errors", ""),
     "inspect": ("verbs.inspect", "inspect"),
     "merge": ("verbs.merge", "merge"),
     "open": ("verbs.open", "open_adapter"),
     "plan": ("verbs.plan", "plan"),
+    "search": ("verbs.search", "search"),
     "smoke": ("verbs.smoke", "smoke"),
+    "upload": ("verbs.upload", "upload"),
     "validate": ("verbs.validate", "validate"),
     "verify": ("verbs.verify", "verify"),
 }
 
 __all__ = [
     "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "convert", "demo",
-    "errors", "inspect", "merge", "open", "plan", "smoke", "validate", "verify",
+    "download", "errors", "inspect", "merge", "open", "plan", "search", "smoke", "upload",
+    "validate", "verify",
 ]  # fmt: skip
 
 

@@ -44,17 +44,23 @@ class _Entry:
     header: int  # where the local header begins
 
 
-def entries(file: BinaryIO, size: int) -> dict[str, Stored]:
-    """List the entries of a zip of `size` bytes by their names; raise Refused where it is odd."""
+def entries(file: BinaryIO, size: int, *, partly: bool = False) -> dict[str, Stored]:
+    """List the entries of a zip of `size` bytes by their names; raise Refused where it is odd.
+
+    With `partly` local headers may be holes: what was fetched of a file has those of its pickle.
+    """
     count, length, at = _directory(file, size)
     file.seek(at)
     listed = sorted(_listed(file.read(length), count), key=lambda entry: entry.header)
     found: dict[str, Stored] = {}
     end, gap = 0, 0  # where the data of the entry before ends, and what may follow it
-    for entry in listed:
+    for i, entry in enumerate(listed):
         if not end <= entry.header <= end + gap:
             raise Refused("it holds entries that overlap, or bytes that no entry owns")
-        start = _start(file, entry)
+        if partly and _hole(file, entry):
+            start = _room(entry, listed[i + 1].header if i + 1 < len(listed) else at)
+        else:
+            start = _start(file, entry)
         found[_text(entry.name)] = Stored(start, entry.size)
         end, gap = start + entry.size, _DESCRIPTOR if entry.flags & _DESCRIBED else 0
         if end > at:
@@ -157,6 +163,19 @@ def _start(file: BinaryIO, entry: _Entry) -> int:
     if not same:
         raise Refused("it holds a local header that says other things than the directory")
     return entry.header + _LOCAL.size + int(name) + int(extra)
+
+
+def _hole(file: BinaryIO, entry: _Entry) -> bool:
+    file.seek(entry.header)
+    return not any(file.read(_LOCAL.size + len(entry.name)))
+
+
+def _room(entry: _Entry, end: int) -> int:
+    """Give where the data of an entry begins at the latest, if it fills the room up to the next."""
+    start = end - entry.size - (_DESCRIPTOR - 8 if entry.flags & _DESCRIBED else 0)
+    if start < entry.header + _LOCAL.size + len(entry.name):
+        raise Refused("it holds entries that overlap, or bytes that no entry owns")
+    return start
 
 
 def _text(name: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adaptertools import tensorfile
@@ -112,8 +112,7 @@ class Factor:
     def rows(self, start: int, stop: int, dtype: str) -> Array:
         """Load some rows, of a factor that is stored as it is used."""
         spec, size = self.spec, self.spec.nbytes // max(self.spec.rows, 1)
-        part = replace(
-            spec,
+        part = spec._replace(
             shape=(stop - start, spec.columns),
             start=spec.start + start * size,
             stop=spec.start + stop * size,

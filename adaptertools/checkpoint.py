@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptertools.errors import NotFound, Unreadable, Unsafe, Unsupported, first, shown
+from adaptertools.errors import (
+    AdapterToolsError,
+    NotFound,
+    Unreadable,
+    Unsafe,
+    Unsupported,
+    first,
+    shown,
+)
 from adaptertools.tensorfile import Header, TensorSpec, read_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -48,7 +56,7 @@ def read(folder: Path, ref: str) -> Checkpoint:
         shards = _indexed(folder, index)
         return Checkpoint(ref=ref, folder=str(folder), config=config, shards=shards, index=index)
     if not (folder / SINGLE).is_file():
-        raise _missing(folder)
+        raise missing(folder, sorted(path.name for path in folder.iterdir()))
     shards = {SINGLE: read_header(folder / SINGLE)}
     return Checkpoint(ref=ref, folder=str(folder), config=config, shards=shards, index=None)
 
@@ -66,8 +74,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _missing(folder: Path) -> Exception:
-    files = sorted(p.name for p in folder.iterdir())
+def missing(folder: Path, files: Sequence[str]) -> AdapterToolsError:
+    """Make the error for a folder of these files, none of which is a base's weights."""
     if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in files):
         return Unsupported(
             f"{shown(folder)} has its weights in pytorch_model*.bin only. Those are pickles, which "

@@ -28,7 +28,10 @@ class File:
     name: str  # relative to the folder, with /
     path: Path
     size: int
-    kind: str  # "file", "link" (to somewhere inside), "outside" (a link that leaves), "other"
+    # "file", "link" (to somewhere inside), "outside" (a link that leaves), "other", and "remote":
+    # it is in a repository, and was not fetched.
+    kind: str
+    digest: str = ""  # as the repository says it
 
     def read(self, limit: int = 5_000_000) -> bytes:
         """Read at most `limit` bytes; nothing of what is no plain file inside the folder."""
@@ -100,6 +103,24 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """The repository that was looked at, and what its hub says of it."""
+
+    id: str
+    commit: str
+    private: bool = False
+    gated: bool = False
+    scan: Mapping[str, str] = field(default_factory=dict)  # file -> safe, queued, unsafe …
+    unread: tuple[str, ...] = ()  # files that were not fetched, so that nothing looked into them
+
+    @property
+    def flagged(self) -> dict[str, str]:
+        """What the hub's scan complains about: file -> its word."""
+        fine = ("safe", "queued", "unscanned")
+        return {name: said for name, said in self.scan.items() if said not in fine}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything that may be known; None is unknown, and `why` says why."""
 
@@ -117,6 +138,8 @@ class Facts:
     pickles: Sequence[Pickle] = ()
     target: Profile | None = None
     peft_version: str | None = None  # the version that must be able to read it
+    remote: Remote | None = None
+    scan: Mapping[str, str] | None = None  # what the hub complains of: file -> its word
     online: Callable[[str], str] | None = None  # repository -> "ok", "missing", "gated", "moved: X"
     why: Mapping[str, str] = field(default_factory=dict)  # fact -> why it is not there
 

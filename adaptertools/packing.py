@@ -8,7 +8,7 @@ A codec knows one packing, as arithmetic on row tiles; it sees no file. Quantise
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from adaptertools.tensorfile import TensorSpec
@@ -124,7 +124,7 @@ class Packed:
     def logical(self) -> TensorSpec:
         """Give the weight as if it were stored plainly; file and range are those of the codes."""
         codes = self.parts[CODES]
-        return replace(codes, dtype=self.dtype, shape=self.shape)
+        return codes._replace(dtype=self.dtype, shape=self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

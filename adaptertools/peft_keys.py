@@ -7,16 +7,17 @@ left in; each is taken off and counted. The facts are in peft/utils/save_and_loa
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PREFIX = "base_model.model."
 ROWS = "trainable_tokens_delta"
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _LAST = frozenset({"weight", "bias"})
+_SPECIAL = _WRAPPERS | {"base_model", "module", "base_layer", "token_adapter", "modules_to_save",
+                        "original_module"}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One tensor name: the module, the role of the tensor there, and what surrounded them."""
 
     target: str
@@ -28,7 +29,11 @@ class Key:
 
 def parse(name: str, marker: str, junk: Counter[str]) -> Key:
     """Take one name apart; `marker` starts the method's own components, such as `lora_`."""
-    parts = _unwrapped(name, junk)
+    parts = name.split(".")
+    if _usual(parts) and name.count(marker) == 1 and parts[-2].startswith(marker):
+        role = parts[-2] if parts[-1] == "weight" else f"{parts[-2]}.bias"
+        return Key(".".join(parts[2:-2]), role)
+    parts = _unwrapped(parts, junk)
     if nested := parts.count("base_layer"):
         parts = [p for p in parts if p != "base_layer"]
     for at, part in enumerate(parts):
@@ -46,8 +51,18 @@ def parse(name: str, marker: str, junk: Counter[str]) -> Key:
     return Key(".".join(parts), "", nested)
 
 
-def _unwrapped(name: str, junk: Counter[str]) -> list[str]:
-    kept = name.split(".")
+def _usual(parts: list[str]) -> bool:
+    """Tell whether only one prefix is to be taken off, and nothing is wrapped."""
+    return (
+        len(parts) > 4
+        and parts[0] == "base_model"
+        and parts[1] == "model"
+        and parts[-1] in _LAST
+        and _SPECIAL.isdisjoint(parts[2:])
+    )
+
+
+def _unwrapped(kept: list[str], junk: Counter[str]) -> list[str]:
     if not _WRAPPERS.isdisjoint(kept):
         junk.update(p for p in kept if p in _WRAPPERS)
         kept = [p for p in kept if p not in _WRAPPERS]

@@ -58,8 +58,11 @@ def foreign(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in known)
 
 
-def read(path: str | Path) -> Listing:
+def read(path: str | Path, *, partly: bool = False) -> Listing:
     """List what a pickle file holds; what cannot be read safely is `refused`, with the reason.
+
+    With `partly` the tensors' bytes and the zip's headers before them may be holes, as in a file of
+    which only the listing was fetched. Where tensors begin is then known to some bytes only.
 
     Takes at most 300 MB whatever the file says. Raises NotFound where there is no such file.
     """
@@ -69,7 +72,7 @@ def read(path: str | Path) -> Listing:
     names = Names()
     with path.open("rb") as file:
         try:
-            found = _read(file, names)
+            found = _read(file, names, partly)
             tensors, strided, others = _described(found, str(path))
         except Refused as why:
             return Listing(file=str(path), globals=tuple(names.found), refused=shown(why))
@@ -81,14 +84,14 @@ def read(path: str | Path) -> Listing:
 _Held = tuple[dict[Any, Any], Mapping[str, Stored]]  # what the pickle made, entries by storage key
 
 
-def _read(file: BinaryIO, names: Names) -> _Held:
+def _read(file: BinaryIO, names: Names, partly: bool) -> _Held:
     size = os.fstat(file.fileno()).st_size
     head = file.read(200)
     if not head.startswith(b"PK\3\4"):
         why = _no_zip(head, size)
         _scan(file, size, names)
         raise Refused(why)
-    listed = entries(file, size)
+    listed = entries(file, size, partly=partly)
     pickled = [name for name in listed if name.lower().endswith(".pkl")]
     pickles = [name for name in pickled if name.rpartition("/")[2] == "data.pkl"]
     if len(pickled) != 1 or pickles != pickled or pickles[0].count("/") != 1:

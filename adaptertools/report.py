@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from math import isfinite
 from typing import Any, Literal
 
@@ -55,9 +55,13 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """Give a value as JSON can say it: null for NaN and infinity."""
+    """Give a value as JSON can say it: objects for our records, null for NaN and infinity."""
+    if value is None or isinstance(value, str | int):
+        return value
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     return None if isinstance(value, float) and not isfinite(value) else value

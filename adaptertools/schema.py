@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -64,11 +65,60 @@ def differences(schema: Mapping[str, Any], value: object) -> Iterator[Difference
 
     Stricter than the standard in one thing: 8.0 is no integer, as it is none to Python.
     """
+    if surely_fits(schema, value):
+        return
     for error in _strict()(schema).iter_errors(value):
         steps = (str(step).replace("~", "~0").replace("/", "~1") for step in error.absolute_path)
         pointer = "".join(f"/{step}" for step in steps)
         rule = str(error.validator)
         yield Difference(pointer, rule, error.validator_value, error.instance, error.schema)
+
+
+# JSON's types as Python has them; True and False are instances of int, and no numbers.
+_TYPES = {
+    "array": (list,), "boolean": (bool,), "integer": (int,), "null": (type(None),),
+    "number": (int, float), "object": (dict,), "string": (str,),
+}  # fmt: skip
+_ABOUT = frozenset({"title", "description", "default", "examples", "$schema", "$comment", "type",
+                    "x-since", "x-until"})  # fmt: skip
+
+
+def surely_fits(schema: Mapping[str, Any], value: object) -> bool:
+    """Tell whether a value fits a schema beyond doubt, in a tenth of jsonschema's time.
+
+    False says nothing: it only knows what nearly every config is made of.
+    """
+    kinds = schema.get("type", ())
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if kinds and not any(type(value) in _TYPES[kind] for kind in kinds):
+        return False
+    return all(_kept(key, rule, value, schema) for key, rule in schema.items() if key not in _ABOUT)
+
+
+def _kept(key: str, rule: Any, value: Any, schema: Mapping[str, Any]) -> bool:
+    """Tell whether a value surely keeps one rule."""
+    if key in ("enum", "const"):
+        known = rule if key == "enum" else [rule]
+        return any(type(each) is type(value) and each == value for each in known)
+    if key == "pattern":
+        return not isinstance(value, str) or re.search(rule, value) is not None
+    if key in ("minimum", "maximum"):
+        number = type(value) in _TYPES["number"]
+        return not number or (value >= rule if key == "minimum" else value <= rule)
+    if key == "items":
+        items = value if isinstance(value, list) else []
+        single = isinstance(rule, dict)  # a list of schemas is one for each place
+        return not items or (single and all(surely_fits(rule, item) for item in items))
+    if not isinstance(value, dict):
+        return key in ("properties", "additionalProperties", "required")
+    if key == "required":
+        return all(name in value for name in rule)
+    known = schema.get("properties", {})
+    if key == "properties":
+        return all(surely_fits(known[name], item) for name, item in value.items() if name in known)
+    others = [item for name, item in value.items() if name not in known]
+    inner = rule if isinstance(rule, dict) else {"not": {}}
+    return key == "additionalProperties" and all(surely_fits(inner, item) for item in others)
 
 
 @cache

@@ -39,7 +39,7 @@ class Sink(Protocol):
         ...
 
     def store(self, piece: Piece, band: int) -> tuple[Compared | None, int]:
-        """Write a tile; give what became of its first `band` rows, if any, and the bytes written."""
+        """Write a tile; give what became of its first `band` rows, and the bytes written."""
         ...
 
     def finish(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 
 MOST_PARTS = 32  # a longer name stands for itself; real ones have a dozen
 MOST_NUMBERS = 4  # numbers in one name that make ranges; further ones are words
@@ -25,20 +26,19 @@ Parts = tuple[Numbers | Words, ...]
 
 def fold(names: Iterable[str]) -> tuple[str, ...]:
     """Write names as patterns; each name is of exactly one of them."""
-    shapes: dict[tuple[str | None, ...], set[Numbers]] = {}
-    long = set()
-    for name in names:
-        parts = name.split(".")
-        if len(parts) > MOST_PARTS:
-            long.add(name)
-            continue
-        shape, numbers = _apart(parts)
-        shapes.setdefault(shape, set()).add(numbers)
-    patterns = [_filled(s, box) for s, held in shapes.items() for box in _boxes(held)]
+    every = set(names)
+    long = {name for name in every if name.count(".") >= MOST_PARTS}
+    shapes: dict[tuple[str | None, ...], list[Numbers]] = {}
+    for name in every - long:
+        shape, numbers = _apart(name.split("."))
+        shapes.setdefault(shape, []).append(numbers)
+        if len(shapes) > MOST_PATTERNS:  # taking them apart further would fill the memory
+            return tuple(sorted(map(_itself, every)))
+    patterns = [parts for shape, held in shapes.items() for parts in _filled(shape, held)]
     if len(patterns) <= MOST_PATTERNS:
         patterns = _joined(patterns)
     texts = [".".join(_text(part) for part in parts) for parts in patterns]
-    return tuple(sorted(texts + [_escaped(name) for name in long]))
+    return tuple(sorted([*texts, *map(_itself, long)]))
 
 
 def kind(name: str) -> str:
@@ -64,25 +64,25 @@ def _apart(parts: Sequence[str]) -> tuple[tuple[str | None, ...], Numbers]:
     return shape, tuple(int(parts[i]) for i in at)
 
 
-def _boxes(points: set[Numbers]) -> Iterator[tuple[Numbers, ...]]:
-    """Cut a set of points into products of sets of numbers; no two have a point in common."""
-    rests: dict[int, set[Numbers]] = {}
-    for point in points:
-        if not point:
-            yield ()
-            return
-        rests.setdefault(point[0], set()).add(point[1:])
-    alike: dict[frozenset[Numbers], list[int]] = {}
-    for number, rest in rests.items():
-        alike.setdefault(frozenset(rest), []).append(number)
-    for same, numbers in alike.items():
-        for box in _boxes(set(same)):
-            yield (tuple(sorted(numbers)), *box)
+def _boxes(points: Sequence[Numbers]) -> Iterator[tuple[Numbers, ...]]:
+    """Cut sorted points into products of sets of numbers; no two have a point in common."""
+    if not points[0]:
+        yield ()
+        return
+    alike: dict[tuple[Numbers, ...], list[int]] = {}
+    for number, held in groupby(points, itemgetter(0)):
+        alike.setdefault(tuple(point[1:] for point in held), []).append(number)
+    for rest, numbers in alike.items():
+        for box in _boxes(rest):
+            yield (tuple(numbers), *box)
 
 
-def _filled(shape: Sequence[str | None], box: Sequence[Numbers]) -> Parts:
-    numbers = iter(box)
-    return tuple(next(numbers) if word is None else frozenset((word,)) for word in shape)
+def _filled(shape: Sequence[str | None], points: Iterable[Numbers]) -> Iterator[Parts]:
+    """Write the names of one shape as few patterns."""
+    words = [None if word is None else frozenset((word,)) for word in shape]
+    for box in _boxes(sorted(points)):
+        numbers = iter(box)
+        yield tuple(next(numbers) if word is None else word for word in words)
 
 
 def _joined(patterns: list[Parts]) -> list[Parts]:
@@ -130,6 +130,11 @@ def _beginning(words: Sequence[str]) -> str:
     pairs = enumerate(zip(first, last, strict=False))
     same = next((at for at, (a, b) in pairs if a != b), min(len(first), len(last)))
     return first[: first.rfind("_", 0, same) + 1]
+
+
+def _itself(name: str) -> str:
+    """Write the pattern that stands for one name."""
+    return ".".join(map(_escaped, name.split(".")))
 
 
 def _escaped(word: str) -> str:

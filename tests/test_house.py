@@ -70,7 +70,8 @@ def test_proportions() -> None:
 def test_public_names_are_pinned() -> None:
     assert sorted(at.__all__) == [
         "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "convert", "demo",
-        "errors", "inspect", "merge", "open", "plan", "smoke", "validate", "verify",
+        "download", "errors", "inspect", "merge", "open", "plan", "search", "smoke",
+        "upload", "validate", "verify",
     ]  # fmt: skip
     for name in at.__all__:
         first, second = getattr(at, name), getattr(at, name)

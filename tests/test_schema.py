@@ -1,5 +1,6 @@
 """The schemas that are shipped describe what is really printed and written, and nothing else."""
 
+import ast
 import copy
 import json
 from collections.abc import Iterator
@@ -12,13 +13,16 @@ import torch
 
 import adaptertools as at
 from adaptertools import schema
+from adaptertools.cli import COMMANDS
 from adaptertools.errors import NotFound, Unreadable
 from adaptertools.tensorfile import BITS
 from adaptertools.verbs.demo import Answer, Demo
-from tests import handmade
+from tests import handmade, handmade_pickle
 from tests.kit import CASES
 
-NAMES = ("demo", "inspect", "plan", "receipt", "report", "smoke", "validation")
+NAMES = (
+    "demo", "download", "inspect", "plan", "receipt", "report", "search", "smoke", "validation",
+)  # fmt: skip
 # A case for every kind of update, and the options that bring it about.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "low-rank": ("linear_llama_sharded", {"max_shard_size": "10KB", "dtype": "float16"}),
@@ -75,7 +79,7 @@ def test_the_folder_holds_these_and_no_others() -> None:
     assert sorted(p.name for p in schema.folder().iterdir() if p.name not in foreign) == [
         f"{name}.schema.json" for name in NAMES
     ]
-    with pytest.raises(NotFound, match="demo, inspect, plan, receipt, report, smoke, validation"):
+    with pytest.raises(NotFound, match=", ".join(NAMES)):
         schema.load("nonsense")
 
 
@@ -132,6 +136,37 @@ def test_merge_that_changes_nothing(tmp_path: Path) -> None:
     found = documents(tmp_path, base, handmade.adapter(tmp_path / "adapter", zero))
     check_all(found)
     assert [finding["code"] for finding in found["report"][0]["findings"]] == ["MRG030"]
+
+
+def test_every_command_prints_what_a_schema_describes() -> None:
+    """A report, or something of its own; and whatever makes a report is a verb of its schema."""
+    verbs = set(schema.load("report")["properties"]["verb"]["enum"])
+    assert set(COMMANDS) <= verbs | set(schema.names())
+    rooms = Path(at.__file__).parent.rglob("*.py")
+    trees = [ast.parse(path.read_text("utf-8")) for path in rooms]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    made = [
+        ast.literal_eval(keyword.value)
+        for call in calls
+        if isinstance(call.func, ast.Name) and call.func.id == "Report"
+        for keyword in call.keywords
+        if keyword.arg == "verb"
+    ]
+    assert {"convert", "merge", "validate", "verify"} <= set(made) <= verbs
+
+
+def test_reports_of_validate_and_convert(tmp_path: Path) -> None:
+    adapter = handmade.adapter(tmp_path / "adapter")
+    found = as_text(at.validate(adapter).as_json())
+    schema.check("report", found)
+    assert found["facts"]["checks_run"]
+    (adapter / "adapter_model.safetensors").unlink()
+    (adapter / "adapter_model.bin").write_bytes(handmade_pickle.zipped())
+    schema.check("report", as_text(at.validate(adapter, deep=True).as_json()))
+    report = as_text(at.convert(adapter, to="peft", out=tmp_path / "out").as_json())
+    schema.check("report", report)
+    with pytest.raises(Unreadable, match="verb"):
+        schema.check("report", {**report, "verb": "nonsense"})
 
 
 def test_failed_verification(tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_header_is_in_the_order_of_the_data(tmp_path: Path) -> None:
     assert list(read_header(path).tensors) == ["early", "late"]
 
 
+def test_colons_in_names_and_notes(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    tensors = {"a:b": np.zeros(2), "c::d": np.ones(3), "e" * 1000: np.ones(1)}
+    save_file(tensors, path, {"url": "https://example.org", "config": '{"r": 8, "a": {"b": 1}}'})
+    assert_as_safetensors(path)
+
+
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 layouts = st.dictionaries(

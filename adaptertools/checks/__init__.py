@@ -38,6 +38,7 @@ class Check:
     fix: str
     needs: tuple[str, ...]
     run: Callable[..., Result]
+    reads: bool = False  # whether it looks into files, whatever their names
 
     @property
     def link(self) -> str:
@@ -58,7 +59,7 @@ class Check:
 
 
 def check(
-    code: str, title: str, *, fix: str, level: Level = "error"
+    code: str, title: str, *, fix: str, level: Level = "error", reads: bool = False
 ) -> Callable[[Callable[..., Result]], Check]:
     """Make a check of a function; its docstring is the explanation."""
 
@@ -68,8 +69,9 @@ def check(
             raise TypeError(f"{code} wants {', '.join(sorted(odd))}, which are no facts.")
         text = inspect.getdoc(run) or ""
         return Check(
-            code=code, title=title, level=level, explanation=text, fix=fix, needs=needs, run=run
-        )
+            code=code, title=title, level=level, explanation=text, fix=fix, needs=needs, run=run,
+            reads=reads,
+        )  # fmt: skip
 
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable
+from functools import cache
 
 from adaptertools.facts import File
 
@@ -36,8 +37,9 @@ READ = (
     "vocab*", "merges.txt", "*.model", "*.tiktoken", "normalizer.json", "chat_template*",
     "additional_chat_templates/*", "*processor_config.json", "generation_config.json",
     "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp", "*.sig", "*.sigstore*", "*.asc",
-    "adaptertools.json", ".eval_results/*", "figures/*", "images/*", "assets/*", "CITATION.cff",
-    "pytorch_lora_weights.safetensors", "new_embeddings.safetensors", "modules.json",
+    "adaptertools.json", "adaptertools.*.json", ".eval_results/*", "figures/*", "images/*",
+    "assets/*", "CITATION.cff", "pytorch_lora_weights.safetensors", "new_embeddings.safetensors",
+    "modules.json",
 )  # fmt: skip
 CODE = ("*.py", "*.pyc", "*.pyd", "*.so", "*.so.*", "*.dll", "*.dylib", "*.exe", "Makefile")
 SCRIPTS = ("*.sh", "*.bat", "*.cmd", "*.ps1")
@@ -50,12 +52,20 @@ _POINTERS = 1024  # bytes that a pointer has at most
 
 def like(name: str, patterns: Iterable[str]) -> bool:
     """Tell whether a file's name, its last part or one of its folders fits a pattern."""
-    *folders, last = name.split("/")
-    return any(
-        any(fnmatch.fnmatchcase(folder, pattern[:-1]) for folder in folders)
-        if pattern.endswith("/")
-        else fnmatch.fnmatchcase(name if "/" in pattern else last, pattern)
-        for pattern in patterns
+    folder, whole, last = _compiled(tuple(patterns))
+    *folders, own = name.split("/")
+    return bool(whole.match(name) or last.match(own) or any(map(folder.match, folders)))
+
+
+@cache
+def _compiled(patterns: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    """Give the patterns of folders, of whole names and of last parts, each as one expression."""
+    folders = [pattern[:-1] for pattern in patterns if pattern.endswith("/")]
+    whole = [p for p in patterns if "/" in p and not p.endswith("/")]
+    last = [p for p in patterns if "/" not in p]
+    return tuple(
+        re.compile("|".join(map(fnmatch.translate, group)) or "(?!)")  # which matches nothing
+        for group in (folders, whole, last)
     )
 
 

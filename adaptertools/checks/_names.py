@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from adaptertools import peft_keys
@@ -28,7 +28,7 @@ Parts = Mapping[str, TensorSpec]
 T = TypeVar("T")
 
 
-def _once(make: Callable[[Parts], T]) -> Callable[[Parts], T]:
+def once(make: Callable[[Parts], T]) -> Callable[[Parts], T]:
     """Keep the last answer: every check of an adapter asks for the same."""
     held: list[tuple[Parts, T]] = []
 
@@ -42,7 +42,7 @@ def _once(make: Callable[[Parts], T]) -> Callable[[Parts], T]:
     return given
 
 
-@_once
+@once
 def taken(tensors: Parts) -> tuple[dict[str, Key], Counter[str]]:
     """Take every name apart; give also what does not belong there."""
     junk: Counter[str] = Counter()
@@ -54,7 +54,7 @@ def keys(tensors: Parts) -> dict[str, Key]:
     return taken(tensors)[0]
 
 
-@_once
+@once
 def modules(tensors: Parts) -> dict[str, dict[str, TensorSpec]]:
     """Give the LoRA tensors of each module by role."""
     found: dict[str, dict[str, TensorSpec]] = {}
@@ -78,16 +78,14 @@ def foreign(name: str) -> str:
     return next((tool for tool, pattern in _FOREIGN if pattern.search(name)), "")
 
 
-def layer(module: str) -> int | None:
-    """Give the number of the layer that a module lies in."""
+def layer(module: str) -> tuple[int | None, str]:
+    """Give the number of the layer that a module lies in, and its name with N for the number."""
     match = _LAYER.search(module)
-    return int(match[1]) if match and len(match[1]) < 7 else None
-
-
-def without_layer(module: str) -> str:
-    """Give a module's name with N for its layer's number."""
-    match = _LAYER.search(module)
-    return f"{module[: match.start(1)]}N{module[match.end(1) :]}" if match else module
+    if match is None:
+        return None, module
+    start, end = match.span(1)
+    number = int(module[start:end]) if end - start < 7 else None
+    return number, f"{module[:start]}N{module[end:]}"
 
 
 def names(value: object) -> list[str]:
@@ -95,11 +93,18 @@ def names(value: object) -> list[str]:
     return [n for n in value if isinstance(n, str)] if isinstance(value, list) else []
 
 
-def endings(module: str) -> Iterator[str]:
-    """Give what a name in a list can be to mean this module, as PEFT does: an end of its name."""
-    if len(module) <= _LONGEST:
-        yield module
-        yield from (module[i + 1 :] for i, char in enumerate(module) if char == ".")
+def meant(modules: Iterable[str], names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Give each module that is meant by a name in a list, and by which: by the end of its name."""
+    known = frozenset(names)
+    most = max((name.count(".") for name in known), default=-1)
+    for module in modules:
+        at = len(module) if len(module) <= _LONGEST else -1
+        for _ in range(most + 1):
+            if at < 0:
+                break
+            at = module.rfind(".", 0, at)
+            if (end := module[at + 1 :]) in known:
+                yield module, end
 
 
 def to_save(config: Mapping[str, Any]) -> list[str]:

@@ -51,7 +51,7 @@ def fits(config: Config, weights: Weights, base: Base) -> Result:
         return
     modules = _names.modules(weights.tensors)
     depths = {m: _depth(base, m) for m in modules}
-    numbers = {m: _names.layer(m) for m in modules}
+    numbers = {m: _names.layer(m)[0] for m in modules}
     beyond = [m for m, n in numbers.items() if n is not None and n >= (depths[m] or 1 << 30)]
     if beyond:
         yield Found(
@@ -79,7 +79,7 @@ def _shallow(
 ) -> Result:
     ends: dict[str, tuple[int, str]] = {}
     for module, number in numbers.items():
-        tower = _names.without_layer(module).partition(".N.")[0]
+        tower = _names.layer(module)[1].partition(".N.")[0]
         ends[tower] = max(ends.get(tower, (-1, "")), (number, module))
     for tower, (top, module) in ends.items():
         depth = depths[module]
@@ -92,7 +92,7 @@ def _shallow(
 
 
 def _sizes(modules: Mapping[str, Parts], base: Base, file: str) -> Result:
-    ends = _by_end(base.tensors or {})
+    ends = _by_end(base.tensors) if base.tensors else {}
     swapped = base.config.get("model_type") in _TRANSPOSED
     packed = isinstance(base.config.get("quantization_config"), dict)
     lost = []
@@ -115,6 +115,7 @@ def _elsewhere(module: str) -> bool:
     return "expert" in module or module.rpartition(".")[2] in _HEADS
 
 
+@_names.once  # a base is the same for many adapters
 def _by_end(tensors: Parts) -> Bases:
     """Give the base's weights by the end of their names: what stands before differs by version."""
     found: dict[str, list[TensorSpec]] = {}
@@ -126,10 +127,10 @@ def _by_end(tensors: Parts) -> Bases:
 
 
 def _end(module: str) -> str:
-    number = _names.layer(module)
+    number, kind = _names.layer(module)
     if number is None:
         return module.rpartition(".")[2]
-    return f"{number}." + _names.without_layer(module).partition("N.")[2]
+    return f"{number}." + kind.partition("N.")[2]
 
 
 def _fault(parts: Parts, weight: TensorSpec, swapped: bool) -> str:

@@ -47,13 +47,13 @@ def same_base(card: Card, config: Config) -> Result:
     bases = [str(b) for b in said] if isinstance(said, list) else [str(said)] if said else []
     if not bases:
         yield Found(text="The card names no base_model.", file=CARD, line=1, level="warning")
-    elif isinstance(named, str) and named and not any(_alike(b, named) for b in bases):
+    elif isinstance(named, str) and named and not any(alike(b, named) for b in bases):
         yield Found(
             text=f"The card says {first(bases, 2)}, the config {shown(named)}.", file=CARD, line=1
         )
 
 
-def _alike(one: str, other: str) -> bool:
+def alike(one: str, other: str) -> bool:
     """Compare names as the Hub does; old names have no owner."""
     a, b = one.lower().strip("/"), other.lower().strip("/")
     return a == b or (("/" in a) != ("/" in b) and a.rpartition("/")[2] == b.rpartition("/")[2])

@@ -22,7 +22,7 @@ _UNSAFE = (
 )
 
 
-@check("FIL001", "The weights are there.", fix="Add the file that training saved.")
+@check("FIL001", "the weights are there", fix="Add the file that training saved.")
 def weights_are_there(files: Mapping[str, File], dialect: str) -> Result:
     """An adapter without weights loads as the base model, or not at all.
 
@@ -64,8 +64,8 @@ def _mapped(index: File) -> list[str]:
 
 
 @check(
-    "FIL002", "No file is a Git LFS pointer.",
-    fix="Fetch it with `git lfs pull`; in GitHub's checkout action, set `lfs: true`.",
+    "FIL002", "no file is a Git LFS pointer",
+    fix="Fetch it with `git lfs pull`; in GitHub's checkout action, set `lfs: true`.", reads=True,
 )  # fmt: skip
 def pointers(files: Mapping[str, File]) -> Result:
     """Where Git LFS is not installed, a clone holds a few lines of text for each large file.
@@ -79,7 +79,7 @@ def pointers(files: Mapping[str, File]) -> Result:
 
 
 @check(
-    "FIL003", "The weights are there once.", level="warning",
+    "FIL003", "the weights are there once", level="warning",
     fix="Keep adapter_model.safetensors and delete the others.",
 )  # fmt: skip
 def once(files: Mapping[str, File]) -> Result:
@@ -104,6 +104,8 @@ def once(files: Mapping[str, File]) -> Result:
 
 
 def _equal(one: File, other: File) -> bool:
+    if one.digest and other.digest:
+        return one.digest == other.digest
     if {one.kind, other.kind} - {"file", "link"}:
         return False
     with one.path.open("rb") as left, other.path.open("rb") as right:
@@ -114,7 +116,7 @@ def _equal(one: File, other: File) -> bool:
 
 
 @check(
-    "FIL004", "Nothing of the training is left over.", level="warning",
+    "FIL004", "nothing of the training is left over", level="warning",
     fix="Delete it from what you publish; nothing that loads the adapter reads it.",
 )  # fmt: skip
 def leftovers(files: Mapping[str, File]) -> Result:
@@ -133,7 +135,7 @@ def leftovers(files: Mapping[str, File]) -> Result:
 
 
 @check(
-    "FIL005", "No whole model lies beside the adapter.", level="warning",
+    "FIL005", "no whole model lies beside the adapter", level="warning",
     fix="Publish the merged model in a repository of its own.",
 )  # fmt: skip
 def whole_models(files: Mapping[str, File]) -> Result:
@@ -149,7 +151,7 @@ def whole_models(files: Mapping[str, File]) -> Result:
 
 
 @check(
-    "FIL007", "Names and links stay in the folder.", fix="Rename it, or copy the file itself here.",
+    "FIL007", "names and links stay in the folder", fix="Rename it, or copy the file itself here.",
 )  # fmt: skip
 def stays_inside(files: Mapping[str, File]) -> Result:
     r"""A name such as `../x`, `C:\x` or a link can make a program write or read elsewhere.
@@ -181,7 +183,7 @@ def _collisions(files: Mapping[str, File]) -> Iterator[Found]:
 
 
 @check(
-    "FIL008", "Every file is read by somebody.", level="warning",
+    "FIL008", "every file is read by somebody", level="warning",
     fix="Delete what nobody needs, or say in README.md what it is for.",
 )  # fmt: skip
 def unused(facts: Facts) -> Result:

@@ -13,11 +13,11 @@ _LARGE = 1_000_000_000
 _WHOLE_SHARE = 0.9
 _SLACK = 1_000_000  # bytes that a header or a directory may take
 # Marks of the tensors that an adapter is made of; what has none is a part of the base, saved whole.
-_MARKS = {"LORA": ("lora_",), "ADALORA": ("lora_",), "LOHA": ("hada_",), "LOKR": ("lokr_",)}
+_MARKS = {"LORA": "lora_", "ADALORA": "lora_", "LOHA": "hada_", "LOKR": "lokr_"}
 
 
 @check(
-    "FIL006", "The weights are as large as an adapter's.", level="warning",
+    "FIL006", "the weights are as large as an adapter's", level="warning",
     fix="Save only what was trained: save_embedding_layers=False, a shorter modules_to_save.",
 )  # fmt: skip
 def size(files: Mapping[str, File], weights: Weights, config: Config) -> Result:
@@ -35,12 +35,9 @@ def size(files: Mapping[str, File], weights: Weights, config: Config) -> Result:
     if total > _LARGE:
         text = f"{weights.file} holds {total / 1e9:.1f} GB"
         yield Found(text=text, file=weights.file)
-    marks = _MARKS.get(str(config.get("peft_type")))
-    whole = {
-        name: spec.nbytes
-        for name, spec in weights.tensors.items()
-        if marks and not any(mark in name for mark in marks)
-    }
+    mark = _MARKS.get(str(config.get("peft_type")), "")
+    specs = weights.tensors.items() if mark else ()
+    whole = {name: spec.nbytes for name, spec in specs if mark not in name}
     if total and sum(whole.values()) > _WHOLE_SHARE * total:
         largest = sorted(whole, key=lambda name: -whole[name])
         share = sum(whole.values()) / total

@@ -23,7 +23,7 @@ MODEL = "config.json"
 
 
 @check(
-    "SEC003", "auto_mapping imports from a known library.",
+    "SEC003", "auto_mapping imports from a known library",
     fix="Set auto_mapping to null and name the task in task_type.",
 )  # fmt: skip
 def imported(config: Config) -> Result:
@@ -49,7 +49,7 @@ def _spelled() -> str:
     return ", ".join(_IMPORTED)
 
 
-@check("SEC004", "megatron_core is megatron's.", fix="Set megatron_config to null.")
+@check("SEC004", "megatron_core is megatron's", fix="Set megatron_config to null.")
 def megatron(config: Config) -> Result:
     """Where megatron_config is set, PEFT imports the module that megatron_core names, and runs it.
 
@@ -66,7 +66,7 @@ def megatron(config: Config) -> Result:
     yield Found(text=text, pointer="/megatron_core", level="error" if used else "warning")
 
 
-@check("SEC005", "No file turns remote code on.", fix="Delete the key.")
+@check("SEC005", "no file turns remote code on", fix="Delete the key.")
 def remote_code(text: Text, files: Mapping[str, File]) -> Result:
     """trust_remote_code lets the loader download Python and run it; it is the user's to allow.
 
@@ -92,7 +92,7 @@ def _opens(key: str, value: object) -> bool:
 
 
 @check(
-    "SEC006", "The config makes the loader fetch nothing else.", level="warning",
+    "SEC006", "the config makes the loader fetch nothing else", level="warning",
     fix="Set the field to null: training needed it, the adapter does not.",
 )  # fmt: skip
 def fetched(config: Config) -> Result:

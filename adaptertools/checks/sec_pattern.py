@@ -20,7 +20,7 @@ _NAMES = ("base_model.model.model.layers.10.self_attn.q_projX", "a" * 31 + "X", 
 
 
 @check(
-    "SEC008", "No regular expression can run for ever.",
+    "SEC008", "no regular expression can run for ever",
     fix="Write a list of names, or an expression without repeats inside repeats.",
 )  # fmt: skip
 def expressions(config: Config, facts: Facts) -> Result:

@@ -15,7 +15,12 @@ _HEAD = re.compile(rb"\x80[\x02-\x05][\x28-\x95][^\0]")
 _OBJECTS = re.compile(rb"'descr':[^}]{0,200}\|O")  # a numpy array of Python objects
 
 
-@check("SEC001", "No file is a pickle.", fix="Run `adaptertools convert` and share safetensors.")
+@check(
+    "SEC001",
+    "no file is a pickle",
+    fix="Run `adaptertools convert` and share safetensors.",
+    reads=True,
+)
 def no_pickles(pickles: Sequence[Pickle], facts: Facts) -> Result:
     """Loading a pickle runs what it says. PEFT before 0.13.0 let it run anything.
 
@@ -35,7 +40,12 @@ def no_pickles(pickles: Sequence[Pickle], facts: Facts) -> Result:
         yield Found(text=text, file=name, hint="Delete it, and do not load it.")
 
 
-@check("SEC002", "No pickle does more than hold tensors.", fix="Delete it, and do not load it.")
+@check(
+    "SEC002",
+    "no pickle does more than hold tensors",
+    fix="Delete it, and do not load it.",
+    reads=True,
+)
 def safe_pickles(pickles: Sequence[Pickle], facts: Facts) -> Result:
     """What a saved state dict needs is fourteen names and some thirty opcodes; all else is refused.
 

@@ -68,9 +68,10 @@ def _wrong(parts: Parts, rank: object, *, fused: bool) -> Iterator[tuple[str, Te
 def ghosts(config: Config, weights: Weights) -> Result:
     """A name in target_modules that no tensor has is ignored by PEFT and vLLM, not by SGLang."""
     modules = _lora(config, weights)
-    ends = {end for module in modules for end in _names.endings(module)}
-    for i, name in enumerate(_names.names(config.get("target_modules"))):
-        if modules and name != "all-linear" and name not in ends:
+    names = _names.names(config.get("target_modules"))
+    there = {name for _, name in _names.meant(modules, names)}
+    for i, name in enumerate(names):
+        if modules and name != "all-linear" and name not in there:
             yield Found(
                 text=f"{shown(name)} is targeted, and no tensor belongs to it.",
                 pointer=f"/target_modules/{i}",
@@ -89,7 +90,7 @@ def even(config: Config, weights: Weights) -> Result:
         return
     towers: dict[str, dict[str, set[int]]] = {}
     for module in _lora(config, weights):
-        number, kind = _names.layer(module), _names.without_layer(module)
+        number, kind = _names.layer(module)
         if number is not None:
             towers.setdefault(kind.partition(".N.")[0], {}).setdefault(kind, set()).add(number)
     for tower, kinds in towers.items():

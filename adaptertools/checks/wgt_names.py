@@ -14,6 +14,9 @@ from adaptertools.facts import Facts, Found, Result, Weights
 
 _UNPREFIXED = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT",
                "CARTRIDGE", "ADAPTION_PROMPT", "XLORA")  # fmt: skip
+_PAIR = {"lora_A", "lora_B"}
+_OWN = _PAIR | {"lora_A.bias", "lora_B.bias", "lora_embedding_A", "lora_embedding_B",
+                "lora_magnitude_vector"}  # fmt: skip
 
 
 @check("WGT001", "the weights can be read", fix="Fetch or save the file again.")
@@ -73,19 +76,6 @@ def spelled(config: Mapping[str, Any], weights: Weights) -> Result:
         )  # fmt: skip
 
 
-_OWN = frozenset(
-    {
-        "lora_A",
-        "lora_B",
-        "lora_A.bias",
-        "lora_B.bias",
-        "lora_embedding_A",
-        "lora_embedding_B",
-        "lora_magnitude_vector",
-    }
-)
-
-
 def _faults(name: str, kind: str) -> list[str]:
     if kind in _UNPREFIXED or (kind != "LORA" and name.startswith("base_model.")):
         return []  # what several modules share lies directly in base_model
@@ -111,6 +101,8 @@ def pairs(weights: Weights) -> Result:
     The run was probably killed while it was saving, or tensors were filtered by name.
     """
     for module, parts in _names.modules(weights.tensors).items():
+        if parts.keys() == _PAIR:
+            continue
         for one, other in (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B")):
             for have, lack in ((one, other), (other, one)):
                 if have in parts and lack not in parts:

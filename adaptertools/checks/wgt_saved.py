@@ -74,7 +74,8 @@ def nothing_else(config: Config, weights: Weights) -> Result:
         for name, tensor in _names.saved(weights.tensors).items()
         if not (_expected(tensor, listed, config.get("bias")) or _names.foreign(name))
     ]
-    rest = [name for name in strange if name not in set(states)]
+    own = set(states)
+    rest = [name for name in strange if name not in own]
     for what, found in (("of an optimizer", states), ("of whole base weights", rest)):
         if found:
             yield Found(

@@ -67,8 +67,7 @@ def _left_out(
 def _named(value: object, modules: Iterable[str]) -> set[str] | None:
     """Give the modules that a list of names or an expression means; None where nobody can say."""
     if isinstance(value, list):
-        names = set(_names.names(value))
-        return {m for m in modules if not names.isdisjoint(_names.endings(m))}
+        return {module for module, _ in _names.meant(modules, _names.names(value))}
     if not isinstance(value, str) or value.lower() == "all-linear":
         return None
     try:

@@ -17,11 +17,14 @@ from adaptertools.version import VERSION
 COMMANDS = {
     "convert": "Write an adapter in another format, without unpickling anything.",
     "demo": "Make, train, merge, verify and ask a tiny model, offline, in under a minute.",
+    "download": "Fetch an adapter, every file of it verified: what it needs, and nothing else.",
     "inspect": "Say what an adapter is, from its config and header.",
     "merge": "Merge ADAPTERS into their base model, shard by shard.",
+    "search": "List adapters of a base model on the Hub.",
     "smoke": "Run a model or an adapter, and show whom a merged model follows.",
+    "upload": "Publish an adapter or a merged model: validated, with its card, in one commit.",
     "validate": "Say what is wrong with adapters: folders, trees of folders, repositories.",
-    "verify": "Check a merged model against the base and adapters of its receipt.",
+    "verify": "Check a merged model or a downloaded folder against its receipt.",
 }
 
 DONE, FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130
@@ -52,6 +55,8 @@ def app() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 a known error, 2 usage, 3 a bug, 130 interrupted."""
+    # What goes wrong is said once, by us; huggingface_hub would log each try with its address.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     sys.exit(_guarded(lambda: app(standalone_mode=False)))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 
@@ -19,6 +20,25 @@ def bar(stack: ExitStack, title: str, total: int, quiet: bool) -> Callable[[int]
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     stack.enter_context(progress)
     return partial(progress.advance, progress.add_task(title, total=total))
+
+
+def transfer(
+    title: str, quiet: bool = False
+) -> Callable[[int], AbstractContextManager[Callable[[int], None]]]:
+    """Give what opens a bar once the number of bytes is known; none where nothing is to come."""
+
+    @contextmanager
+    def opened(total: int) -> Iterator[Callable[[int], None]]:
+        with ExitStack() as stack:
+            yield bar(stack, title, total, quiet or not total or _unwanted())
+
+    return opened
+
+
+def _unwanted() -> bool:
+    """Tell whether huggingface_hub was told to show no bars; it is about the same transfers."""
+    said = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "")
+    return said.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _silent(count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import singledispatch
+from itertools import islice
 from typing import Any
 
 import click
@@ -19,7 +20,10 @@ def show(value: object, as_json: bool = False, quiet: bool = False) -> None:
     """Print a value on stdout: JSON as schemas/ describe it, or words."""
     if as_json:
         made: Any = value
-        click.echo(json.dumps(made.as_json(), indent=2))
+        pieces = json.JSONEncoder(indent=2).iterencode(made.as_json())
+        while held := "".join(islice(pieces, 10_000)):  # never all of it at once
+            click.echo(held, nl=False)
+        click.echo()
     elif not quiet or not getattr(value, "ok", True):
         click.echo("\n".join(lines(value)))
 
@@ -97,6 +101,9 @@ def _merged(facts: dict[str, Any]) -> list[str]:
 
 
 def _verified(facts: dict[str, Any]) -> list[str]:
+    if "files" in facts:
+        return [f"  verified  {facts['files']} files, {size(facts['bytes'])}: {facts['changed']} "
+                f"changed, {facts['missing']} missing, {facts['extra']} added"]  # fmt: skip
     return [f"  verified  {facts['equal']} tensors equal byte for byte or by one rounding, "
             f"{facts['probed']} by random probes, {facts['wrong']} wrong"]  # fmt: skip
 

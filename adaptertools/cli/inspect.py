@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 
 import click
@@ -14,8 +15,9 @@ import click
 import adaptertools as at
 from adaptertools import targets
 from adaptertools.cli import _heat
-from adaptertools.cli._options import json_option, quiet_option
+from adaptertools.cli._options import json_option, quiet_option, revision_option, token_option
 from adaptertools.cli._progress import bar
+from adaptertools.cli._remote import repository
 from adaptertools.cli._show import lines, show, size
 from adaptertools.dialect import NAMES
 from adaptertools.errors import shown
@@ -33,22 +35,28 @@ DEEP = ("‖ΔW‖", "spectral", "eff. rank", "zeros in B")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--deep", is_flag=True, help="Read the tensors: size and rank of each change.")
 @click.option("--plot", metavar="FILE", help="Draw those sizes to a .png, .svg or .html file.")
+@revision_option
+@token_option
 @json_option
 @quiet_option
 @click.pass_context
 def command(
     ctx: click.Context, adapter: str, base: str | None, tensors: bool, deep: bool,
-    plot: str | None, as_json: bool, quiet: bool,
+    plot: str | None, revision: str | None, token: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Say what an adapter is, from its config and header."""
+    """Say what an adapter is, from its config and header.
+
+    Of a repository no more than these is fetched, unless --deep.
+    """
     if plot:
         from adaptertools.cli import _pictures as pictures
 
         pictures.check(plot, pages=True)
     with ExitStack() as stack:
-        found = at.inspect(
-            adapter, base=base, tensors=tensors, deep=deep or bool(plot),
-            progress=_progress(stack, adapter, quiet) if deep or plot else None,
+        look = partial(at.inspect, adapter, revision=revision, token=token)
+        found = look(
+            base=base, tensors=tensors, deep=deep or bool(plot),
+            progress=_progress(stack, look, quiet) if deep or plot else None,
         )  # fmt: skip
     if plot:
         pictures.heat(found, plot)
@@ -56,11 +64,13 @@ def command(
     ctx.exit(0 if found.ok else 1)
 
 
-def _progress(stack: ExitStack, adapter: str, quiet: bool) -> Callable[[int], object] | None:
+def _progress(
+    stack: ExitStack, look: Callable[[], Inspection], quiet: bool
+) -> Callable[[int], object] | None:
     """Show a bar to somebody who waits at a screen."""
     if quiet or not sys.stderr.isatty():
         return None
-    weights = at.inspect(adapter).weights
+    weights = look().weights
     return bar(stack, "measuring", weights.bytes if weights else 0, quiet)
 
 
@@ -73,6 +83,7 @@ def _(value: Inspection) -> list[str]:
 def _facts(value: Inspection) -> Iterator[str]:
     name = ", ".join([shown(value.method or "method unknown"), *value.variants])
     yield f"{shown(value.ref)}: {name}; format: {NAMES.get(value.dialect, shown(value.dialect))}"
+    yield from repository(value.remote)
     revision = f" at {shown(value.revision)}" if value.revision else ""
     yield f"  base      {shown(value.base or 'not named')}{revision}"
     if value.task:

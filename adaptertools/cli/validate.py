@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import adaptertools as at
 from adaptertools import hub
 from adaptertools.cli import DONE, FAILED, USAGE
 from adaptertools.cli._find import find
-from adaptertools.cli._options import quiet_option
+from adaptertools.cli._options import quiet_option, revision_option, token_option
 from adaptertools.cli._settings import Settings, read
 from adaptertools.cli.reports import FORMATS, LEVELS, NEVER, Page, load
 from adaptertools.errors import AdapterToolsError, shown
@@ -66,6 +67,8 @@ def _severity(ctx: object, option: object, given: Sequence[str]) -> dict[str, st
               help="Make a check an error, a warning or a note.")  # fmt: skip
 @click.option("--strict/--no-strict", default=None, help="Warnings about the config are errors.")
 @click.option("--online", is_flag=True, help="Ask the Hub whether what is named there exists.")
+@revision_option
+@token_option
 @click.option("--fail-on", type=click.Choice([*LEVELS, NEVER]),
               help="The mildest finding to exit with 1 for. Default: error.")  # fmt: skip
 @click.option("--format", "outputs", multiple=True, metavar="FORMAT[=FILE]", callback=_outputs,
@@ -83,7 +86,8 @@ def command(
 
     Settings are read from [tool.adaptertools] in the nearest pyproject.toml; an option given here
     goes before the setting of its name. Exit code 0: nothing found at --fail-on or above, 1: found,
-    2: asked wrongly, or something could not be read.
+    2: asked wrongly, or something could not be read. Of a repository only config, card and what
+    lists its tensors is fetched, unless --deep.
     """
     outputs = [*outputs, *[("json", STDOUT)] * as_json] or [("text", STDOUT)]
     _check(outputs)
@@ -98,7 +102,8 @@ def command(
         for name, file in outputs:
             _write(name, file, reports, page)
     except AdapterToolsError as error:
-        raise click.ClickException(str(error)) from error
+        said = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        raise click.ClickException(said) from error
     ctx.exit(run.code)
 
 
@@ -159,6 +164,10 @@ class _Run:
                 if any(map(self.page.fails, report.findings)):
                     self.code = max(self.code, FAILED)
                 yield report
+            if not asked:
+                # What is loaded by now stays; the collector looking through it again and again
+                # would take more time than the checks.
+                gc.freeze()
             asked = True
 
     def failed(self, error: Exception) -> None:

@@ -65,7 +65,7 @@ def read_receipt(folder: Path) -> dict[str, Any]:
         return value
     raise Unreadable(
         f"{shown(path)} {why}, so there is nothing to verify {shown(folder)} against. "
-        "`adaptertools merge` writes one."
+        "`adaptertools merge` writes one, and `adaptertools download --local-dir` one of its own."
     )
 
 

@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptertools import dialect, hub, jsontext, picklefile, tensorfile
+from adaptertools import dialect, jsontext, picklefile, tensorfile
 from adaptertools.errors import AdapterToolsError, NotFound, Unreadable, shown
-from adaptertools.facts import Data, Facts, File, Pickle, Weights
+from adaptertools.facts import Data, Facts, File, Pickle, Remote, Weights
 from adaptertools.verbs import _gather_beside as beside
+from adaptertools.verbs._place import CONFIG as CONFIG
+from adaptertools.verbs._place import DEEPEST as DEEPEST
+from adaptertools.verbs._place import LARGEST_HEADER as LARGEST_HEADER
+from adaptertools.verbs._place import Place, aim, away, find
+from adaptertools.verbs._place import listed as listed
 
-CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-MOST, DEEPEST = 20_000, 8  # files and folders that are listed, and levels of folders
-LARGEST_HEADER = 15_000_000  # bytes; 100,000 tensors take about as much
+WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 
 def gather(
     thing: str | Path, *, base: str | Path | None = None, deep: bool = False,
     target: str | None = None, peft_version: str | None = None,
-    online: Callable[[str], str] | None = None,
+    online: Callable[[str], str] | None = None, revision: str | None = None,
 ) -> Facts:  # fmt: skip
     """Look at a folder and give the facts; damaged files are facts too.
 
-    Raises NotFound where there is no such folder, and what opening `base` raises.
+    Of a repository only what lists its tensors is fetched, unless `deep`. Raises NotFound where
+    there is no such folder or repository, HubError where the Hub fails, and what opening `base`
+    raises.
     """
-    folder = hub.local(thing, "adapter")
     why: dict[str, str] = {} if deep else {"data": "no tensor data (pass --deep)"}
-    files = listed(folder)
+    place = find(aim(thing, revision), deep=deep, card=True)
+    folder, files = place.folder, place.files
     text = jsontext.read(files[CONFIG].read(jsontext.MAX_BYTES + 1)) if CONFIG in files else None
     kind = dialect.dialect(files[CONFIG].read(4096) if text else b"", text and text.value, files)
     config = text.value if text and kind == "peft" and isinstance(text.value, dict) else None
-    pickles = [_pickle(file) for file in files.values() if file.name.endswith(_PICKLES)]
-    weights = _weights(files, pickles, why)
+    pickles = [_pickle(file, place) for file in files.values() if file.name.endswith(_PICKLES)]
+    weights = _weights(place, pickles, why)
     why["config"] = f"no config of PEFT's dialect ({kind})" if text else f"no {CONFIG}"
     why["text"] = f"no {CONFIG}"
     return Facts(
@@ -45,58 +48,38 @@ def gather(
         data=Data(weights=weights) if weights and deep and _plain(weights, why) else None,
         base=beside.base(base, why), card=beside.card(files, why),
         tokenizer=beside.tokenizer(files, why), target=beside.profile(target, why),
-        online=online, why=why | ({} if online else {"online": "no network (pass --online)"}),
+        remote=place.remote, scan=_scan(place.remote, why), online=online,
+        why=why | ({} if online else {"online": "no network (pass --online)"}),
     )  # fmt: skip
 
 
-def listed(folder: Path) -> dict[str, File]:
-    """List the files of a folder and its subfolders, following no link to a folder.
-
-    Raises NotFound where it is no folder.
-    """
-    if not folder.is_dir():
-        raise NotFound(f"{shown(folder)}: no such folder. An adapter's folder was expected.")
-    found: dict[str, File] = {}
-    todo = [("", folder, 0)]
-    while todo and len(found) < MOST:
-        prefix, place, level = todo.pop()
-        with os.scandir(place) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                name = prefix + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if level < DEEPEST and entry.name != ".git":
-                        todo.append((name + "/", Path(entry.path), level + 1))
-                else:
-                    found[name] = _file(name, Path(entry.path), folder)
-    return dict(sorted(found.items()))
+def _scan(remote: Remote | None, why: dict[str, str]) -> Mapping[str, str] | None:
+    """Give what the hub's scan complains of; None where it says nothing yet."""
+    if remote is None:
+        why["scan"] = "no repository on the Hub"
+    elif not remote.scan:
+        why["scan"] = "its hub tells of no scan"
+    elif remote.flagged or "queued" not in remote.scan.values():
+        return remote.flagged
+    else:
+        why["scan"] = "the hub's scan is not done yet"
+    return None
 
 
-def _file(name: str, path: Path, folder: Path) -> File:
-    status = path.lstat()
-    kind = "file" if stat.S_ISREG(status.st_mode) else "other"
-    if stat.S_ISLNK(status.st_mode):
-        kind = "outside"
-        target = Path(os.path.realpath(path))
-        # A snapshot of the Hub's cache is links to blobs beside it.
-        homes = (folder.resolve(), folder.resolve().parent.parent / "blobs")
-        if target.is_file() and any(home in target.parents for home in homes):
-            kind, status = "link", target.stat()
-    return File(name=name, path=path, size=status.st_size, kind=kind)
-
-
-def _pickle(file: File) -> Pickle:
+def _pickle(file: File, place: Place) -> Pickle:
+    if file.kind == "remote":
+        return Pickle(file=file.name, globals=(), refused="")
     if file.kind not in ("file", "link"):
         return Pickle(file=file.name, globals=(), refused="it is no plain file")
-    listing = picklefile.read(file.path)
+    listing = picklefile.read(file.path, partly=place.partly)
     return Pickle(
         file=file.name, globals=tuple(listing.globals), refused=listing.refused,
-        tensors=listing.tensors,
+        tensors=away(listing.tensors) if place.partly else listing.tensors,
     )  # fmt: skip
 
 
-def _weights(
-    files: Mapping[str, File], pickles: list[Pickle], why: dict[str, str]
-) -> Weights | None:
+def _weights(place: Place, pickles: list[Pickle], why: dict[str, str]) -> Weights | None:
+    files = place.files
     if WEIGHTS in files:
         try:
             _check_header(files[WEIGHTS])
@@ -104,7 +87,8 @@ def _weights(
         except AdapterToolsError as error:
             why["weights"] = str(error).replace(shown(files[WEIGHTS].path), WEIGHTS)
             return None
-        return Weights(file=WEIGHTS, tensors=header.tensors, metadata=header.metadata)
+        tensors = away(header.tensors) if place.partly else header.tensors
+        return Weights(file=WEIGHTS, tensors=tensors, metadata=header.metadata)
     pickled = next((p for p in pickles if p.file == PICKLED), None)
     if pickled and not pickled.refused:
         return Weights(file=PICKLED, tensors=pickled.tensors, pickled=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from adaptertools import checkpoint, hub, serving
+from adaptertools import serving
 from adaptertools.errors import AdapterToolsError, NotFound, shown
 from adaptertools.facts import Base, Card, File, Profile
+from adaptertools.verbs._base import Place, find
 
 CARD = "README.md"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json",
@@ -25,21 +27,31 @@ def base(ref: str | Path | None, why: dict[str, str]) -> Base | None:
     if ref is None:
         why["base"] = "no base (pass --base)"
         return None
-    folder = hub.local(ref, "base")
+    place = find(ref)
+    return _opened(place, _stamp(place.folder))
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Give what changes when a base does."""
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@lru_cache(maxsize=1)  # many adapters have one base, and that has many shards
+def _opened(place: Place, _: object) -> Base:
     try:
-        held = checkpoint.read(folder, str(ref))
+        held = place.read()
     except AdapterToolsError:
-        if not (folder / "config.json").is_file():
+        if (config := place.config()) is None:
             raise
         # Weights that are missing or pickled: its config still says what it is.
-        config = checkpoint.read_json(folder / "config.json")
-        return Base(ref=str(ref), config=config)
-    return Base(ref=str(ref), config=held.config, tensors=held.tensors)
+        return Base(ref=place.ref, config=config)
+    return Base(ref=place.ref, config=held.config, tensors=held.tensors)
 
 
 def card(files: Mapping[str, File], why: dict[str, str]) -> Card | None:
     """Read README.md: its front matter by a safe loader, without aliases."""
-    if CARD not in files:
+    if CARD not in files or files[CARD].kind == "remote":
         why["card"] = f"no {CARD}"
         return None
     text = files[CARD].read(1_000_000).decode("utf-8", errors="replace")
@@ -47,11 +59,12 @@ def card(files: Mapping[str, File], why: dict[str, str]) -> Card | None:
     if lines[:1] != ["---"] or "---" not in lines[1:]:
         return Card(meta=None, fault="", body=text)
     end = lines.index("---", 1)
-    meta, fault = _front("\n".join(lines[1:end]))
+    meta, fault = front("\n".join(lines[1:end]))
     return Card(meta=meta, fault=fault, body="\n".join(lines[end + 1 :]))
 
 
-def _front(text: str) -> tuple[dict[str, Any] | None, str]:
+def front(text: str) -> tuple[dict[str, Any] | None, str]:
+    """Read front matter; give its map, or None and what is wrong with it."""
     import yaml
 
     depth = 0
@@ -78,13 +91,14 @@ def tokenizer(files: Mapping[str, File], why: dict[str, str]) -> dict[str, Any] 
     """Read the tokenizer files that are JSON; None where there is none."""
     found = {}
     for name in _TOKENIZER:
-        if name in files and files[name].size <= _LARGEST:
+        if name in files and files[name].kind != "remote" and files[name].size <= _LARGEST:
             try:
                 found[name] = json.loads(files[name].read(_LARGEST))
             except (ValueError, RecursionError):
                 found[name] = None
     if not found:
-        why["tokenizer"] = "no tokenizer files"
+        away = any(name in files for name in _TOKENIZER)
+        why["tokenizer"] = "they were not fetched (pass --deep)" if away else "no tokenizer files"
     return found or None
 
 

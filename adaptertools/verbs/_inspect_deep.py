@@ -8,7 +8,7 @@ nor a whole factor is ever in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -176,14 +176,14 @@ def _pieces(spec: TensorSpec, tall: bool) -> Iterator[Array]:
 def _rows(spec: TensorSpec, start: int, stop: int) -> TensorSpec:
     """Give some rows of a stored matrix as a tensor of its own."""
     size = spec.nbytes // max(spec.rows, 1)
-    return replace(
-        spec, shape=(stop - start, spec.columns),
-        start=spec.start + start * size, stop=spec.start + stop * size,
-    )  # fmt: skip
+    first = spec.start + start * size
+    return spec._replace(
+        shape=(stop - start, spec.columns), start=first, stop=spec.start + stop * size
+    )
 
 
 def _columns(spec: TensorSpec, row: int, start: int, stop: int) -> TensorSpec:
     """Give some columns of one row as a tensor of its own."""
     size = spec.nbytes // max(spec.rows * spec.columns, 1)
     at = spec.start + (row * spec.columns + start) * size
-    return replace(spec, shape=(stop - start,), start=at, stop=at + (stop - start) * size)
+    return spec._replace(shape=(stop - start,), start=at, stop=at + (stop - start) * size)

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptertools import hub, jsontext, picklefile, tensorfile
+from adaptertools import jsontext, picklefile, tensorfile
 from adaptertools.adapter import Adapter
 from adaptertools.dialect import dialect
-from adaptertools.errors import AdapterToolsError, UnknownFormat, Unreadable, Unsafe, first, shown
-from adaptertools.facts import File
+from adaptertools.errors import AdapterToolsError, Unreadable, Unsafe, first, shown
+from adaptertools.facts import File, Remote
+from adaptertools.ref import Ref, parse
 from adaptertools.tensorfile import TensorSpec
-from adaptertools.verbs._gather import CONFIG, listed
+from adaptertools.verbs._place import CONFIG, LARGEST_HEADER, WEIGHTS, Place, away, find
+from adaptertools.verbs._place_nothing import nothing
 
-# Where the libraries that write an adapter_config.json put its tensors, PEFT's first.
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors",
-           "pytorch_adapter.bin", "pytorch_lora_weights.safetensors")  # fmt: skip
 _POINTER = b"version https://git-lfs"
 
 
@@ -34,10 +33,12 @@ class Held:
     fault: str = ""  # why the weights could not be read
     beside: tuple[str, ...] = ()  # subfolders that hold adapters
     adapter: Adapter | None = None  # where it is open already
+    source: Ref | None = None
+    remote: Remote | None = None
 
 
-def hold(thing: str | Path | Adapter) -> Held:
-    """Look into a folder.
+def hold(thing: str | Path | Ref | Adapter, *, deep: bool = False) -> Held:
+    """Look into a folder, or at a repository; `deep` fetches that whole.
 
     Raises NotFound or HubError where there is none, UnknownFormat where it holds no adapter,
     Unreadable where its config is damaged, Unsafe where that is a link out of the folder.
@@ -48,25 +49,26 @@ def hold(thing: str | Path | Adapter) -> Held:
             ref=thing.ref, folder=thing.folder, dialect=thing.format, config=thing.config,
             file=first(sorted(names)), tensors=thing.tensors, adapter=thing,
         )  # fmt: skip
-    folder = hub.local(thing, "adapter")
-    files = listed(folder)
-    kind, config = _config(files, folder)
-    file = next((files[name] for name in WEIGHTS if name in files), None)
-    beside = _beside(files)
-    if file is None and CONFIG not in files:
-        raise _nothing(folder, files, beside)
-    tensors, fault = _tensors(file) if file else ({}, "")
+    place = find(thing if isinstance(thing, Ref) else parse(thing), deep=deep)
+    kind, config = _config(place)
+    file = next((place.files[name] for name in WEIGHTS if name in place.files), None)
+    beside = _beside(place.files)
+    if file is None and CONFIG not in place.files:
+        raise nothing(place, beside)
+    tensors, fault = _tensors(file, place.partly) if file else ({}, "")
     return Held(
-        ref=str(thing), folder=str(folder), dialect=kind, config=config, beside=beside,
-        file=file.name if file else "", tensors=tensors, fault=fault,
+        ref=place.ref.text, source=place.ref, folder=place.label, dialect=kind, config=config,
+        beside=beside, file=file.name if file else "", remote=place.remote,
+        tensors=away(tensors) if place.partly else tensors, fault=place.named(fault),
     )  # fmt: skip
 
 
-def _config(files: Mapping[str, File], folder: Path) -> tuple[str, dict[str, Any]]:
+def _config(place: Place) -> tuple[str, dict[str, Any]]:
+    files, config_file = place.files, shown(f"{place.label}/{CONFIG}")
     if CONFIG not in files:
         return "none", {}
     if files[CONFIG].kind not in ("file", "link"):
-        raise Unsafe(f"{shown(folder / CONFIG)} is a link that leaves its folder. Copy the file.")
+        raise Unsafe(f"{config_file} is a link that leaves its folder. Copy the file.")
     data = files[CONFIG].read(jsontext.MAX_BYTES + 1)
     if data.startswith(_POINTER):
         return "lfs", {}
@@ -75,25 +77,28 @@ def _config(files: Mapping[str, File], folder: Path) -> tuple[str, dict[str, Any
         problem = text.problems[-1]
         wrong = "is not UTF-8" if problem.kind == "encoding" else "is not JSON"
         raise Unreadable(
-            f"{shown(folder / CONFIG)} {wrong}, line {problem.line}, column {problem.column}: "
+            f"{config_file} {wrong}, line {problem.line}, column {problem.column}: "
             f"{problem.text.rstrip('.')}."
         )
     config = text.value if isinstance(text.value, dict) else {}
     return dialect(data, text.value, files), config
 
 
-def _tensors(file: File) -> tuple[Mapping[str, TensorSpec], str]:
+def _tensors(file: File, partly: bool) -> tuple[Mapping[str, TensorSpec], str]:
     """List the tensors of a weights file, or say why that cannot be done."""
+    if file.kind == "remote":
+        return {}, f"{shown(file.name)} has a name that must not become a path."
     if file.kind not in ("file", "link"):
         return {}, f"{shown(file.name)} is a link that leaves its folder, or no file."
     if file.read(len(_POINTER)) == _POINTER:
         return {}, f"{shown(file.name)} is a Git LFS pointer, not the weights. Run `git lfs pull`."
     if not file.name.endswith(".bin"):
         try:
-            return tensorfile.read_header(file.path).tensors, ""
+            most = LARGEST_HEADER if partly else tensorfile.MAX_HEADER
+            return tensorfile.read_header(file.path, most).tensors, ""
         except AdapterToolsError as error:
             return {}, str(error)
-    listing = picklefile.read(file.path)
+    listing = picklefile.read(file.path, partly=partly)
     fault = f"{shown(file.name)} is a pickle that is not read: {listing.refused}."
     return listing.tensors, fault if listing.refused else ""
 
@@ -101,15 +106,3 @@ def _tensors(file: File) -> tuple[Mapping[str, TensorSpec], str]:
 def _beside(files: Mapping[str, File]) -> tuple[str, ...]:
     """Name the subfolders that hold an adapter of their own."""
     return tuple(name.removesuffix(CONFIG) for name in files if name.endswith("/" + CONFIG))
-
-
-def _nothing(folder: Path, files: Mapping[str, File], beside: tuple[str, ...]) -> UnknownFormat:
-    if beside:
-        return UnknownFormat(
-            f"{shown(folder)} holds no adapter itself. There is one in {first(beside)}: give "
-            f"{shown(folder / beside[0])}."
-        )
-    return UnknownFormat(
-        f"{shown(folder)} is no adapter of a known format: it has no {CONFIG}. "
-        f"Found: {first(files) or 'nothing'}. Give the folder that holds it."
-    )

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from adaptertools import checkpoint, hub, plugins, targets
+from adaptertools import plugins, targets
 from adaptertools.adapter import Adapter
 from adaptertools.checkpoint import Checkpoint
 from adaptertools.errors import AdapterToolsError, Unsupported, first, shown
+from adaptertools.verbs._base import find
 from adaptertools.verbs._inspect_config import word
 from adaptertools.verbs._inspect_held import Held
 from adaptertools.verbs._inspect_parts import Contents
@@ -35,10 +36,13 @@ def merging(held: Held, found: Contents, base: str | Path | None) -> Merging:
 
     Raises what opening the base raises; that the two do not fit is an answer.
     """
-    stored = checkpoint.read(hub.local(base, "base"), str(base)) if base is not None else None
+    stored = find(base).read() if base is not None else None
     try:
         adapter = _checked(held, found)
         return _into(adapter, stored) if stored else Merging(possible=True)
+    except FileNotFoundError:  # a repository's tensors are not there, and it took some of them
+        why = "To tell takes tensors, and of a repository only headers were read. Give folders."
+        return Merging(possible=False, why=why, base=str(base))
     except AdapterToolsError as error:
         return Merging(possible=False, why=str(error), base=stored.ref if stored else None)
 

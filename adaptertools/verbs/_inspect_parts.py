@@ -10,12 +10,12 @@ from typing import Any
 
 from adaptertools import peft_keys
 from adaptertools.adapter import Adapter, Entry
+from adaptertools.checks._names import meant, names
 from adaptertools.errors import AdapterToolsError
 from adaptertools.formats import peft
-from adaptertools.targets import MOST_PARTS
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs._inspect_config import number, word
-from adaptertools.verbs._inspect_held import Held
+from adaptertools.verbs._inspect_held import Held, hold
 
 SAVED, ROWS, IGNORED = "saved whole", "token rows", "not needed"
 _SHARED = ("", "base_model")  # where tensors lie that all modules share
@@ -68,6 +68,8 @@ def contents(held: Held) -> Contents:
         return Contents(others=tuple(held.tensors), why="The config names no peft_type.")
     try:
         adapter = held.adapter or peft.build(held.config, held.tensors, Path(held.folder), held.ref)
+    except FileNotFoundError:  # it was not fetched, and to tell takes some of the tensors
+        return contents(hold(held.source or held.ref, deep=True))
     except (AdapterToolsError, OSError) as error:  # OSError: a pickle's views cannot be compared
         # The format knows LoRA's names; of another method's it may think what is not so.
         return _by_name(held, method, str(error) if method == "LORA" else "")
@@ -149,11 +151,7 @@ def misranked(found: Contents, config: Mapping[str, Any]) -> dict[str, int]:
 
 def ghosts(found: Contents, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Give the targets that the config lists and no tensor is for; PEFT compares ends of names."""
-    listed = config.get("target_modules")
-    if not isinstance(listed, list) or not found.modules:
-        return ()
-    ends = set()
-    for name in (*(module.target for module in found.modules), *found.rows):
-        parts = name.split(".")
-        ends |= {".".join(parts[at:]) for at in range(min(len(parts), MOST_PARTS))}
-    return tuple(name for name in listed if isinstance(name, str) and name not in ends)
+    listed = names(config.get("target_modules"))
+    targets = (*(module.target for module in found.modules), *found.rows)
+    there = {name for _, name in meant(targets, listed)}
+    return tuple(name for name in listed if found.modules and name not in there)

@@ -15,7 +15,7 @@ from adaptertools.formats import _bin
 from adaptertools.formats.peft import CONFIG, WEIGHTS
 from adaptertools.picklefile import Listing
 from adaptertools.report import Finding, Level, Report
-from adaptertools.verbs._gather import listed
+from adaptertools.verbs._place import listed
 
 FORMATS = ("peft",)  # what --to takes
 PICKLED = "adapter_model.bin"

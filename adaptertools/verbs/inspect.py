@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptertools import targets
+from adaptertools import hub, targets
 from adaptertools.adapter import Adapter
+from adaptertools.facts import Remote
 from adaptertools.report import plain
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs._inspect_config import at_least, number, variants, word
@@ -18,6 +19,7 @@ from adaptertools.verbs._inspect_held import Held, hold
 from adaptertools.verbs._inspect_merge import Merging, merging
 from adaptertools.verbs._inspect_notes import notes
 from adaptertools.verbs._inspect_parts import Contents, Module, contents
+from adaptertools.verbs._place import aim
 
 if TYPE_CHECKING:
     from adaptertools.verbs._inspect_deep import Norm
@@ -91,6 +93,7 @@ class Inspection:
     notes: tuple[str, ...]
     tensors: tuple[Listed, ...] | None = None  # where they were asked for
     norms: tuple[Norm, ...] | None = None  # where they were asked for
+    remote: Remote | None = None  # the repository that was looked at
 
     @property
     def ok(self) -> bool:
@@ -99,13 +102,14 @@ class Inspection:
 
     def as_json(self) -> dict[str, Any]:
         """Give what schemas/inspect.schema.json describes."""
-        value: dict[str, Any] = plain({"ok": self.ok, **asdict(self)})
-        return value
+        value: dict[str, Any] = plain(self)  # in one pass: there may be very many tensors
+        return {"ok": self.ok, **value}
 
 
 def inspect(
     thing: str | Path | Adapter, *, base: str | Path | None = None, tensors: bool = False,
-    deep: bool = False, progress: Callable[[int], object] | None = None,
+    deep: bool = False, revision: str | None = None, token: str | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Inspection:  # fmt: skip
     """Say what an adapter is, from its config and headers; nothing is judged.
 
@@ -113,19 +117,30 @@ def inspect(
     things to say, and no errors.
 
     Args:
-        thing: folder, Hub reference or open adapter.
+        thing: folder, Hub reference or open adapter. Of a repository only what lists the tensors
+            is fetched, unless `deep`.
         base: the base model, to name the tensors of it that a merge would change.
         tensors: list every tensor.
         deep: read the tensors, and give size and rank of each module's change.
+        revision: branch, tag, commit, or refs/pr/N; another way to say user/repo@revision.
+        token: instead of the one that `hf auth login` stored.
         progress: called with bytes read, with `deep`.
 
     Raises NotFound or HubError where there is nothing there, UnknownFormat where it holds no
     adapter, Unreadable where its config is damaged, Unsafe where that is a link out of the folder,
     and what opening `base` raises.
     """
-    held = hold(thing)
-    found = contents(held)
+    with hub.signed(token):
+        held = hold(thing if isinstance(thing, Adapter) else aim(thing, revision), deep=deep)
+        found = contents(held)
+        merge = merging(held, found, base)
     norms = _norms(found, progress or (lambda count: None)) if deep else None
+    return _inspection(held, found, merge, norms, tensors)
+
+
+def _inspection(
+    held: Held, found: Contents, merge: Merging, norms: tuple[Norm, ...] | None, tensors: bool
+) -> Inspection:
     dialect, config = held.dialect, held.config
     return Inspection(
         ref=held.ref, dialect=dialect, variants=variants(dialect, config),
@@ -139,8 +154,8 @@ def inspect(
         modules=len(found.modules), kinds=tuple(_kinds(found.modules)),
         saved=targets.fold(found.saved), biases=found.biases,
         token_rows=found.rows, others=targets.fold(found.others), weights=_stored(held),
-        fault=held.fault, merge=merging(held, found, base), beside=held.beside,
-        notes=tuple(notes(held, found, norms)), norms=norms,
+        fault=held.fault, merge=merge, beside=held.beside,
+        notes=tuple(notes(held, found, norms)), norms=norms, remote=held.remote,
         tensors=tuple(_listed(held.tensors.values(), found)) if tensors else None,
     )  # fmt: skip
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
+from adaptertools import hub
 from adaptertools.checks import Check, catalogue
 from adaptertools.errors import Unsupported, first, shown
 from adaptertools.facts import Facts, Found
@@ -22,11 +24,13 @@ def validate(
     target: str | None = None, peft_version: str | None = None, strict: bool = False,
     select: Sequence[str] = (), ignore: Sequence[str] = (),
     severity: Mapping[str, str] | None = None, online: Callable[[str], str] | None = None,
+    revision: str | None = None, token: str | None = None,
 ) -> Report:  # fmt: skip
     """Validate an adapter's folder and give a report; what was not checked is listed as skipped.
 
     Args:
-        thing: folder or Hub reference.
+        thing: folder or Hub reference. Of a repository only config, card and what lists the tensors
+            is fetched, unless `deep`.
         base: the base model, to hold shapes and vocabulary against.
         deep: read tensor data too: NaN, untrained, exploding.
         target: a serving target, such as "vllm"; `adaptertools.serving.known()` lists them.
@@ -35,29 +39,44 @@ def validate(
         select, ignore: codes or families (WGT014, SEC) to run, or to leave out.
         severity: code -> error, warning or note, instead of the check's own.
         online: asks the network about a repository; nothing is asked where it is None.
+        revision: branch, tag, commit, or refs/pr/N; another way to say user/repo@revision.
+        token: instead of the one that `hf auth login` stored.
 
-    Raises NotFound where there is no such folder, base or target, Unsupported for unknown codes.
+    Raises NotFound where there is no such folder, base or target, HubError where the Hub fails,
+    Unsupported for unknown codes.
     """
     chosen = _chosen(select, ignore)
     levels = _levels(severity or {})
-    facts = gather(
-        thing, base=base, deep=deep, target=target, peft_version=peft_version, online=online
-    )
+    with hub.signed(token):
+        facts = gather(
+            thing, base=base, deep=deep, target=target, peft_version=peft_version, online=online,
+            revision=revision,
+        )  # fmt: skip
+        return judge(facts, chosen, levels, strict=strict)
+
+
+def judge(
+    facts: Facts, checks: Sequence[Check], levels: Mapping[str, Level], *, strict: bool = False
+) -> Report:
+    """Run checks on what is known."""
     findings: list[Finding] = []
     skipped: list[str] = []
     run: list[str] = []
-    for check in chosen:
+    for check in checks:
         if reason := check.missing(facts):
             skipped.append(f"{check.code}: {reason}")
             continue
         run.append(check.code)
+        if check.reads and facts.remote and facts.remote.unread:
+            skipped.append(f"{check.code}: {first(facts.remote.unread)} not fetched (pass --deep)")
         findings += _judged(check, facts, levels, strict=strict)
     findings.sort(key=lambda f: (LEVELS.index(f.level), f.code, f.file, f.line))
     counts = Counter(finding.level for finding in findings)
     return Report(
-        verb="validate", subject=str(thing), findings=tuple(findings), skipped=tuple(skipped),
+        verb="validate", subject=facts.ref, findings=tuple(findings), skipped=tuple(skipped),
         facts={"dialect": facts.dialect, "checks_run": run,
-               "summary": {level: counts[level] for level in LEVELS}},
+               "summary": {level: counts[level] for level in LEVELS},
+               **({"remote": asdict(facts.remote)} if facts.remote else {})},
     )  # fmt: skip
 
 

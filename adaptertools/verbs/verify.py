@@ -17,6 +17,7 @@ from adaptertools.errors import AdapterToolsError
 from adaptertools.jobs import Edit, MergePlan
 from adaptertools.report import Finding, Report
 from adaptertools.tensorfile import TensorSpec
+from adaptertools.verbs import _verify_download
 from adaptertools.verbs._finish import read_receipt
 from adaptertools.verbs.plan import plan
 
@@ -32,16 +33,22 @@ def verify(
     adapters: str | Path | Sequence[str | Path] | None = None,
     progress: Callable[[int], None] = _silent,
 ) -> Report:
-    """Check a merged folder against the base and adapters that its receipt names.
+    """Check a folder against its receipt: a merge's, or a download's.
+
+    A merged model is computed again from base and adapters, by samples; of what was downloaded
+    every byte is hashed. A merged model that was downloaded is checked as a download, unless base
+    or adapters are given.
 
     Args:
-        out: the merged model's folder.
+        out: the folder.
         base, adapters: where they are now, if no longer where the receipt says.
         progress: called with bytes checked, from several threads.
 
     Raises Unreadable without a receipt, NotFound where base or adapters are gone.
     """
     folder = hub.local(out, "merged model")
+    if base is None and adapters is None and _verify_download.fits(folder):
+        return _verify_download.verify(folder, str(out), progress)
     receipt = read_receipt(folder)
     options = dict(receipt["options"])
     place, named = folder.absolute(), [adapter["ref"] for adapter in receipt["adapters"]]
@@ -123,7 +130,9 @@ def _extra(plan: MergePlan, folder: Path) -> list[Finding]:
 def _other(file: Mapping[str, str], folder: Path) -> str:
     """Give the fault of a file beside the weights; the card is for people, who may rewrite it."""
     path = folder / file["name"]
-    if not path.is_file() or folder.resolve() not in path.resolve().parents:
+    home = folder.resolve()
+    # A snapshot of the Hub's cache is links to blobs beside it.
+    if not path.is_file() or not {home, home.parent.parent / "blobs"} & {*path.resolve().parents}:
         return "The file is missing."
     if file["name"] == "README.md":
         return ""

@@ -50,6 +50,17 @@ def based(**config: Any) -> Change:
     return change
 
 
+def cached(commit: str) -> Change:
+    """Put a base beside it, in folders as the Hub's cache has them."""
+
+    def change(folder: Path) -> None:
+        place = f"models--{tiny.BASE.replace('/', '--')}/snapshots/{commit}"
+        tiny.base(folder / place)
+        tiny.set_options(folder, base=place)
+
+    return change
+
+
 def asked(answer: str) -> Change:
     """Say what the Hub answers."""
     return lambda folder: tiny.set_options(folder, online={tiny.BASE: answer})
@@ -89,6 +100,7 @@ EXAMPLES: dict[str, tuple[Change, Change | None]] = {
         both(said(task_type="SEQ_CLS"), based()),
         both(said(task_type="SEQ_CLS"), saved("base_model.model.score.weight", 2), based()),
     ),
+    "BAS011": (cached("f" * 40), cached(tiny.CONFIG["revision"])),
 }
 
 

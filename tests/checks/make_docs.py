@@ -24,6 +24,7 @@ NEEDS = {
     "target": "`--target`",
     "card": "a README.md",
     "tokenizer": "tokenizer files",
+    "scan": "a repository on the Hub",
 }
 HEAD = """# Checks
 

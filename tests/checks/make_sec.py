@@ -70,6 +70,10 @@ def make() -> None:
     _, bad = tiny.pair("SEC012")
     write(bad, "model.sig", '{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}\n')
 
+    good, bad = tiny.pair("SEC013")
+    tiny.set_options(good, scan={})
+    tiny.set_options(bad, scan={"adapter_model.safetensors": "unsafe"})
+
 
 if __name__ == "__main__":
     make()

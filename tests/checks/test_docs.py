@@ -22,3 +22,11 @@ def test_every_link_of_a_check_leads_to_a_heading() -> None:
 
 def test_every_family_has_a_title() -> None:
     assert {code[:3] for code in catalogue()} <= make_docs.FAMILIES.keys()
+
+
+def test_titles_are_of_one_style() -> None:
+    """Each says what is so where nothing is found, and reads on after its code."""
+    for check in catalogue().values():
+        first = check.title.partition(" ")[0]
+        assert not check.title.endswith("."), check.code
+        assert first[0].islower() or first in ("PEFT", "DoRA,"), check.code

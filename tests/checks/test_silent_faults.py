@@ -112,6 +112,7 @@ class Fault:
 
 
 BASE: dict[str, Any] = {"base": True}
+# validation.md counts eight; alpha is here twice, because how far it is off decides who sees it.
 FAULTS = {
     "alpha": Fault(said(lora_alpha=80), "WGT020", "note"),
     "alpha, far too large": Fault(said(lora_alpha=800), "CFG016", "note"),
@@ -193,6 +194,27 @@ def test_a_usual_scale_that_is_wrong_is_seen_by_nobody(made: Path, tmp_path: Pat
     given = {"base": True, "deep": True}
     sound = validated(made / f"adapter{LAYERS}", made, **given).findings
     assert {f.code for f in validated(folder, made, **given).findings} == {f.code for f in sound}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("README.md", f"- **LoRA alpha:** {ALPHA}\n"),
+        ("axolotl.yaml", f"lora_r: {RANK}\nlora_alpha: {ALPHA}\n"),
+        ("training_args.yaml", f"finetuning_type: lora\nlora_alpha: {ALPHA}\n"),
+        ("checkpoint-9/adapter_config.json", json.dumps({"lora_alpha": ALPHA, "r": RANK})),
+    ],
+    ids=["card", "axolotl", "LLaMA-Factory", "checkpoint"],
+)
+def test_unless_a_file_beside_it_tells(file: str, text: str, made: Path, tmp_path: Path) -> None:
+    """What files allow: they say what was trained, where somebody wrote it down."""
+    folder = broken(Fault(said(lora_alpha=16), "", ""), made, tmp_path / "adapter")
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(text, "utf-8")
+    (found,) = at.validate(folder, select=["CRD006"]).findings
+    assert (found.level, found.file) == ("warning", file)
+    said(lora_alpha=ALPHA)(folder)
+    assert at.validate(folder, select=["CRD006"]).findings == ()
 
 
 def test_metadata_that_say_another_scale_are_believed(made: Path, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_every_option_reaches_the_verb(good: Path, monkeypatch: pytest.MonkeyPat
         "thing": Path("good"), "base": "b", "deep": True, "target": "vllm",
         "peft_version": "0.9.0", "select": ("WGT", "SEC", "CFG001"), "ignore": ("SEC003",),
         "severity": {"WGT014": "error"}, "strict": True, "online": None,
+        "revision": None, "token": None,
     }]  # fmt: skip
     run("validate", "good", "--online")
     assert callable(calls[1]["online"])

@@ -8,7 +8,7 @@ import pytest
 from adaptertools.cli.reports import Page
 from adaptertools.cli.reports.junit import render
 from adaptertools.report import Report
-from tests.cli.reports import HOSTILE, found, hostile, report
+from tests.cli.reports import HOSTILE, found, hostile, official, report
 
 # After Jenkins' junit-10.xsd: element -> attributes that it must and may have, and children.
 ELEMENTS = {
@@ -31,6 +31,8 @@ def suites(reports: list[Report], page: Page) -> list[ElementTree.Element]:
     """Render, read back and check; give the suites."""
     text = "".join(render(reports, page))
     assert text.isascii()
+    if validator := official.junit():
+        validator.validate(text.encode())
     root = ElementTree.fromstring(text)
     assert root.tag == "testsuites"
     for element in root.iter():

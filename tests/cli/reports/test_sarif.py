@@ -11,7 +11,7 @@ import pytest
 
 from adaptertools.cli.reports import Page, sarif
 from adaptertools.report import Report
-from tests.cli.reports import HOSTILE, found, report
+from tests.cli.reports import HOSTILE, found, official, report
 from tests.cli.reports.sarif_subset import LOG
 
 
@@ -21,6 +21,8 @@ def logged(reports: list[Report], page: Page) -> dict[str, Any]:
     assert text.isascii()
     value = json.loads(text)
     jsonschema.Draft7Validator(LOG).validate(value)
+    if validator := official.sarif():
+        validator.validate(value)
     (run,) = value["runs"]
     for result in run["results"]:
         assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
