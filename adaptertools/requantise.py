@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from adaptertools.update import Array
 
 MU = 10.0  # weight of the adapter's directions against all others
-MU_NARROW, MU_SHARP = 3.0, 1000.0  # with plain odds in narrow weights, with sharpened ones
+# With plain odds in narrow weights, where few columns make feedback dear; with sharpened ones.
+MU_NARROW, MU_SHARP = 1.0, 1000.0
 WIDE = 64  # columns for each direction from which there is room for sharpened odds
 SHARP = 0.01  # mean change in steps from which the odds are sharpened
 _TINY = 1e-38  # scales below have no finite inverse in float32
