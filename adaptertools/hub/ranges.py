@@ -12,6 +12,8 @@ from adaptertools.hub import client
 from adaptertools.hub.repo import RemoteFile, Repo
 
 SKIPPED = 1_000_000  # bytes that are passed over to reach a piece, where a server ignores Range
+# Folder of a commit -> where the server sends those who ask for small files of it: saves a request.
+_MOVED: dict[str, str] = {}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -37,6 +39,10 @@ class HubPieces:
         self._what = f"{file.name} of {repo.id}"
         self._home = hf_hub_url(repo.id, file.name, revision=repo.commit)
         self._at = self._home  # where it was found; large files lie on another server
+        self._name = "" if file.sha256 else f"/{file.name}"
+        if self._name and self._home.endswith(self._name):  # what one small file taught
+            folder = self._home.removesuffix(self._name)
+            self._at = _MOVED.get(folder, folder) + self._name
 
     def read(self, start: int, stop: int) -> bytes:
         """Fetch a piece. An answer that is not that piece is asked for once more."""
@@ -46,7 +52,7 @@ class HubPieces:
         try:
             return client.attempt(lambda: self._fetch(start, stop), self._what)
         except _Odd:
-            pass
+            self._at = self._home
         try:
             return client.attempt(lambda: self._fetch(start, stop), self._what)
         except _Odd as error:
@@ -69,6 +75,8 @@ class HubPieces:
                     return self._fetch(start, stop)
                 hf_raise_for_status(answer)
             self._at = str(answer.url)
+            if self._name and self._home.endswith(self._name) and self._at.endswith(self._name):
+                _MOVED[self._home.removesuffix(self._name)] = self._at.removesuffix(self._name)
             return self._piece(answer, start, stop)
 
     def _piece(self, answer: Any, start: int, stop: int) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 import adaptertools as at
 from tests.hub import opt_lora
-from tests.hub.test_inspect_remote import MOST_BYTES, cost, write
+from tests.hub.test_inspect_remote import MOST_BYTES, MOST_REQUESTS, cost, write
 from tests.hub_server import Hub
 
 UNREAD = "notes.json, optimizer.pt, tokenizer_config.json not fetched (pass --deep)"
@@ -37,7 +37,8 @@ def test_the_same_is_found(kind: str, hub: Hub, tmp_path: Path) -> None:
     hub.requests.clear()
     there = reported(hub.run(tmp_path, "validate", opt_lora.NAME, "--json"))
     asked = [one for one in hub.requests if one.status < 300]
-    _, sent = cost(hub, f"validate, {kind}")
+    requests, sent = cost(hub, f"validate, {kind}")
+    assert requests <= MOST_REQUESTS + (kind == "pickled")  # which is read at both ends
     assert len(asked) <= 5  # listing, config, card, weights; redirects come on top
     assert sent <= MOST_BYTES
     here = at.validate(write(tmp_path / "local", files))
