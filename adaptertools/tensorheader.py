@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adaptertools.errors import NotFound, Unreadable, shown
+from adaptertools.jsoncost import cost
 
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
-# What JSON takes in memory, in bytes: for each sign that makes a value, and for each letter. Where
-# the header is as long as it may be, that is 16 for each: enough for tensors, not for empty lists.
-_COSTS: Mapping[bytes, int] = {b"[": 90, b"{": 90, b",": 90, b":": 150}
-_LETTER, _MOST = 5, 16
+_MOST = 16  # bytes of memory per byte of the longest header: tensors take less, empty lists 65
 _LIMIT = 2**63  # nothing is counted beyond
 MAX_NAME, _LONG = 1000, 200  # letters of a name; and of one whose dots are not counted
 
@@ -120,8 +118,7 @@ def _json(raw: bytes, path: Path, largest: int) -> dict[str, Any]:
             raise Unreadable(f"{shown(path)}: the header names {shown(twice)} twice.")
         return made
 
-    costs = sum(cost * raw.count(sign) for sign, cost in _COSTS.items())
-    if costs + _LETTER * len(raw) > _MOST * largest:
+    if cost(raw) > _MOST * largest:
         raise Unreadable(f"{shown(path)}: the header holds more lists than any tensors need.")
     try:
         text = str(memoryview(raw)[8:], "utf-8")

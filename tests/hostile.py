@@ -250,6 +250,12 @@ FILES: dict[str, tuple[Make, str]] = {
     "open tags": (beside("chat_template.jinja", "{{'" * 60_000 + "|attr('a')"), "SEC009"),
     "code": (beside("setup.py", f"import os; os.system({COMMAND!r})"), "SEC007"),
     "a path file": (beside("a.pth", f"import os; os.system({COMMAND!r})"), "SEC007"),
+    "tokenizers of empty lists": (
+        lambda folder: [
+            beside(name, b'{"a":[' + b"[]," * 3_900_000 + b"[]]}")(folder)
+            for name in ("tokenizer.json", "added_tokens.json", "vocab.json")
+        ] + [(folder / "README.md").unlink()],
+        "CRD001"),
     "aliases": (
         beside("README.md", "---\na: &a [x, x]\n" + "".join(
             f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20))

@@ -129,6 +129,14 @@ def test_headers(name: str, tmp_path: Path) -> None:
     assert len(said) < 2000
 
 
+@pytest.mark.parametrize("verb", ["inspect", "validate"])
+def test_such_headers_in_an_adapter(verb: str, tmp_path: Path) -> None:
+    folder = tiny.adapter(tmp_path / "adapter")
+    (folder / tiny.WEIGHTS_FILE).write_bytes(whole(HEADERS["lists"][0]))
+    text, _ = run(verb, folder)
+    assert HEADERS["lists"][1] in text
+
+
 def test_tensors_of_short_names_are_no_lists_too_many(tmp_path: Path) -> None:
     """The limit is for headers that hold something else: these are 140,000 tensors."""
     path = tmp_path / "a.safetensors"

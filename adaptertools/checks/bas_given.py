@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from adaptertools.checks import check
 from adaptertools.checks.crd import alike
@@ -32,7 +32,7 @@ def named(config: Mapping[str, Any], base: Base) -> Result:
     if repo and isinstance(said, str) and _is_repository(said) and not alike(repo, said):
         text = f"The config names {shown(said)}, and {shown(repo)} was given."
         yield Found(text=text, pointer="/base_model_name_or_path")
-    elif commit and isinstance(revision, str) and _COMMIT.fullmatch(revision) and commit != revision:
+    elif commit and _is_commit(revision) and commit != revision:
         text = f"The config names commit {revision[:12]} of the base, and {commit[:12]} was given."
         yield Found(text=text, pointer="/revision")
 
@@ -49,6 +49,10 @@ def _identity(base: Base) -> tuple[str, str]:
         return "", ""
     pinned = _COMMIT.fullmatch(ref.revision or "")
     return ref.repo or "", pinned[0] if pinned else ""
+
+
+def _is_commit(revision: object) -> TypeGuard[str]:
+    return isinstance(revision, str) and _COMMIT.fullmatch(revision) is not None
 
 
 def _is_repository(name: str) -> bool:

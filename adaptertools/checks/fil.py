@@ -13,6 +13,7 @@ from adaptertools.errors import first, shown
 from adaptertools.facts import Facts, File, Found, Result
 
 _COPY = re.compile(r"\bcopy\b|\(\d+\)|[-_. ](?:old|bak|backup|orig|tmp|copy)\b|~$", re.I)
+_SHARD = re.compile(r"adapter_model-\d{1,6}-of-\d{1,6}\.(?:safetensors|bin)")
 _SUFFIXES = (".safetensors", ".bin", ".npz", ".pt", ".ckpt")
 _UNSAFE = (
     (re.compile(r"[/\\]|[A-Za-z]:"), "begins at the root of a disk"),
@@ -27,12 +28,13 @@ def weights_are_there(files: Mapping[str, File], dialect: str) -> Result:
     """An adapter without weights loads as the base model, or not at all.
 
     PEFT reads adapter_model.safetensors, and adapter_model.bin where that is missing, from the
-    folder itself. One in five adapter folders found in public has neither.
+    folder itself. One in five adapter folders found in public has neither. PEFT 0.21 reads none
+    that was cut into shards, with an index or without.
     """
     wanted = _files.WEIGHTS_OF.get("peft" if dialect == "none" else dialect)
     if wanted is None or any(name in files for name in wanted):
         return
-    if INDEX in files:
+    if INDEX in files or any(map(_SHARD.fullmatch, files)):
         yield from _shards(files)
         return
     below = [n for n in files if n.rpartition("/")[2] in wanted]
@@ -47,9 +49,16 @@ def weights_are_there(files: Mapping[str, File], dialect: str) -> Result:
 
 
 def _shards(files: Mapping[str, File]) -> Iterator[Found]:
-    """Hold the index of sharded weights against the files."""
-    named = _mapped(files[INDEX])
-    if not named:
+    """Say that shards are not read, and hold their index against the files."""
+    shards = list(filter(_SHARD.fullmatch, files))
+    named = _mapped(files[INDEX]) if INDEX in files else shards
+    if every := sorted({*shards, *named}):
+        yield Found(
+            text=f"the weights are in shards, {first(every, 2)}, and PEFT reads {WEIGHTS} alone",
+            file=INDEX if INDEX in files else every[0],
+            hint=f"Load the tensors of all shards, and save them as one {WEIGHTS}.",
+        )
+    else:
         yield Found(text=f"{INDEX} lists no files", file=INDEX)
     if missing := [name for name in named if name not in files]:
         yield Found(text=f"{INDEX} lists {first(missing)}, not there", file=INDEX)

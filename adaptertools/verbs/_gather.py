@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptertools import dialect, jsontext, picklefile, tensorfile
-from adaptertools.errors import AdapterToolsError, NotFound, Unreadable, shown
+from adaptertools.errors import AdapterToolsError, NotFound, shown
 from adaptertools.facts import Data, Facts, File, Pickle, Remote, Weights
 from adaptertools.verbs import _gather_beside as beside
 from adaptertools.verbs._place import CONFIG as CONFIG
@@ -82,8 +82,7 @@ def _weights(place: Place, pickles: list[Pickle], why: dict[str, str]) -> Weight
     files = place.files
     if WEIGHTS in files:
         try:
-            _check_header(files[WEIGHTS])
-            header = tensorfile.read_header(_readable(files[WEIGHTS]))
+            header = tensorfile.read_header(_readable(files[WEIGHTS]), LARGEST_HEADER)
         except AdapterToolsError as error:
             why["weights"] = str(error).replace(shown(files[WEIGHTS].path), WEIGHTS)
             return None
@@ -94,16 +93,6 @@ def _weights(place: Place, pickles: list[Pickle], why: dict[str, str]) -> Weight
         return Weights(file=PICKLED, tensors=pickled.tensors, pickled=True)
     why["weights"] = f"{PICKLED}: {pickled.refused}" if pickled else "no weights"
     return None
-
-
-def _check_header(file: File) -> None:
-    """Refuse a header that no adapter needs before it is parsed."""
-    length = int.from_bytes(file.read(8), "little")
-    if LARGEST_HEADER < length < file.size:
-        raise Unreadable(
-            f"{file.name} has a header of {length} bytes, and {LARGEST_HEADER} are enough for any "
-            "adapter. It was not read."
-        )
 
 
 def _readable(file: File) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 from adaptertools import serving
 from adaptertools.errors import AdapterToolsError, NotFound, shown
 from adaptertools.facts import Base, Card, File, Profile
+from adaptertools.jsoncost import cost
 from adaptertools.verbs._base import Place, find
 
 CARD = "README.md"
@@ -19,7 +20,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json",
 # What PyYAML raises for tags on values that they do not fit: !!int "", !!bool x, !!timestamp x.
 _BY_TAGS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 _FRONT, _DEEPEST = 64_000, 32  # front matter: letters, and levels; PyYAML is slow with both
-_LARGEST = 12_000_000  # bytes: hostile JSON takes twenty times its size in memory
+_LARGEST, _MEMORY = 12_000_000, 200_000_000  # bytes of a tokenizer file, and of all once parsed
 
 
 def base(ref: str | Path | None, why: dict[str, str]) -> Base | None:
@@ -89,11 +90,13 @@ def front(text: str) -> tuple[dict[str, Any] | None, str]:
 
 def tokenizer(files: Mapping[str, File], why: dict[str, str]) -> dict[str, Any] | None:
     """Read the tokenizer files that are JSON; None where there is none."""
-    found = {}
+    found, left = {}, _MEMORY
     for name in _TOKENIZER:
         if name in files and files[name].kind != "remote" and files[name].size <= _LARGEST:
+            data = files[name].read(_LARGEST)
+            left -= cost(data)
             try:
-                found[name] = json.loads(files[name].read(_LARGEST))
+                found[name] = json.loads(data) if left > 0 else None
             except (ValueError, RecursionError):
                 found[name] = None
     if not found:

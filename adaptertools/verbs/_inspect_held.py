@@ -94,8 +94,7 @@ def _tensors(file: File, partly: bool) -> tuple[Mapping[str, TensorSpec], str]:
         return {}, f"{shown(file.name)} is a Git LFS pointer, not the weights. Run `git lfs pull`."
     if not file.name.endswith(".bin"):
         try:
-            most = LARGEST_HEADER if partly else tensorfile.MAX_HEADER
-            return tensorfile.read_header(file.path, most).tensors, ""
+            return tensorfile.read_header(file.path, LARGEST_HEADER).tensors, ""
         except AdapterToolsError as error:
             return {}, str(error)
     listing = picklefile.read(file.path, partly=partly)

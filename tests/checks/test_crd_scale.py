@@ -15,7 +15,8 @@ SAYS_16 = (
 )  # fmt: skip
 SAYS_NOTHING = (
     "lora_alpha: 16-64", "LoRA alpha: 16 to 64", "lora_alpha 16, 32", "lora_alpha: 2x",
-    "lora_alpha", "lora_alpha: 2 * rank", "lora_alpha: {alpha}", "| r | lora_alpha | epochs |\n| 8 | 16 | 3 |",
+    "lora_alpha", "lora_alpha: 2 * rank", "lora_alpha: {alpha}",
+    "| r | lora_alpha | epochs |\n| 8 | 16 | 3 |",
     "alpha: 16", "xlora_alpha: 16", "lora_alpha: 1.2.3", "lora_alpha: 16a3", "lora_alpha: -1",
     "LoRA alpha or 16", "lora_alpha: 16 or 32", "lora_alpha" + " " * 50 + "16",
 )  # fmt: skip

@@ -64,11 +64,28 @@ def test_sharded_weights(adapter: Path) -> None:
     (adapter / WEIGHTS).rename(adapter / shards[0])
     index = adapter / f"{WEIGHTS}.index.json"
     tiny.write_json(index, {"weight_map": {"a": shards[0], "b": shards[1]}})
-    assert said(adapter, "FIL001") == [f"{index.name} lists {shards[1]}, not there"]
+    cut = f"the weights are in shards, {', '.join(shards)}, and PEFT reads {WEIGHTS} alone"
+    assert said(adapter, "FIL001") == [cut, f"{index.name} lists {shards[1]}, not there"]
     put(adapter, shards[1])
-    assert found(adapter, "FIL001") == []
+    assert said(adapter, "FIL001") == [cut]
+    index.unlink()
+    assert said(adapter, "FIL001") == [cut]
+    for name in shards:
+        (adapter / name).unlink()
     index.write_text("[]")
     assert said(adapter, "FIL001") == [f"{index.name} lists no files"]
+
+
+def test_peft_reads_no_shards(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peft = pytest.importorskip("peft")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    assert peft.utils.load_peft_weights(str(adapter), device="cpu")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (adapter / WEIGHTS).rename(adapter / "adapter_model-00001-of-00001.safetensors")
+    mapped = {"weight_map": {"a": "adapter_model-00001-of-00001.safetensors"}}
+    tiny.write_json(adapter / f"{WEIGHTS}.index.json", mapped)
+    with pytest.raises((OSError, ValueError)):
+        peft.utils.load_peft_weights(str(adapter), device="cpu")
 
 
 @pytest.mark.parametrize(

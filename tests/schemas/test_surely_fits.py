@@ -41,7 +41,8 @@ def test_yes_is_never_wrong(kind: str) -> None:
     [({"not": {}}, {}), ({"anyOf": []}, 1), ({"multipleOf": 2}, 3), ({"minItems": 1}, []),
      ({"exclusiveMinimum": 0}, 0), ({"items": [{"type": "string"}]}, [1]),
      ({"items": {"type": "integer"}}, [True]), ({"additionalProperties": False}, {"a": 1}),
-     ({"enum": [1]}, True), ({"const": 1}, True), ({"enum": [1]}, 1.0), ({"minimum": 1}, float("nan")),
+     ({"enum": [1]}, True), ({"const": 1}, True), ({"enum": [1]}, 1.0),
+     ({"minimum": 1}, float("nan")),
      ({"type": "object", "properties": {"a": {"type": "null"}}}, {"a": 0})],
 )  # fmt: skip
 def test_what_it_does_not_know_it_leaves_to_jsonschema(rule: dict[str, Any], value: object) -> None:

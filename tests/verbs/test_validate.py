@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import adaptertools as at
-from adaptertools import errors
+from adaptertools import checkpoint, errors
 from adaptertools.checks import catalogue
 from adaptertools.report import Finding, Report
 from adaptertools.verbs import _gather
@@ -88,7 +88,7 @@ def test_findings_are_sorted_and_counted(adapter: Path) -> None:
     [
         (["BAS001"], [], ["BAS001"]),
         (["BAS001", "CRD002"], [], ["BAS001", "CRD002"]),
-        (["CRD"], ["CRD002", "CRD005"], ["CRD001", "CRD003", "CRD004"]),
+        (["CRD"], ["CRD002", "CRD005"], ["CRD001", "CRD003", "CRD004", "CRD006"]),
         (["CRD", "BAS001"], ["CRD"], ["BAS001"]),
     ],
 )
@@ -326,3 +326,16 @@ def test_real_adapters(name: str) -> None:
     found = [f.code for f in report.findings]
     assert {code: found.count(code) for code in sorted(set(found))} == EXPECTED[name]
     assert report.ok
+
+
+def test_a_base_is_opened_once_until_it_changes(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, read, opened = tiny.base(tmp_path / "base"), checkpoint.read, []
+    monkeypatch.setattr(checkpoint, "read", lambda *a: (opened.append(a), read(*a))[1])
+    for _ in range(3):
+        assert "BAS007" not in codes(at.validate(adapter, base=base))
+    assert len(opened) == 1
+    tiny.write_json(base / "config.json", {**tiny.BASE_CONFIG, "num_hidden_layers": 1})
+    assert "BAS007" in codes(at.validate(adapter, base=base))
+    assert len(opened) == 2
