@@ -14,17 +14,19 @@ import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from adaptertools import tensorfile
 from adaptertools.errors import AdapterToolsError, Unreadable, first, shown
 from adaptertools.grid import grid
 from adaptertools.jobs import Edit
-from adaptertools.packing import CODES, Codec, Packed, Writer
-from adaptertools.probe import base_rows, expected, rows_of
+from adaptertools.packing import CODES, Codec, Packed
+from adaptertools.probe_rows import base_rows, rows_of
+from adaptertools.probe_values import expected
 from adaptertools.requantise import MU_NARROW, MU_SHARP, Feedback, sharpened
 from adaptertools.rowspace import row_space
-from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of
+from adaptertools.scales import NEAREST, wanted_scales
+from adaptertools.tensorfile import FLOATS, TensorSpec
 from adaptertools.unpacked import Unpacked, mean_scale
 from adaptertools.update.lowrank import LowRank
 
@@ -57,15 +59,14 @@ def applied(edit: Edit, written: Mapping[str, TensorSpec]) -> str:
             exact = before if change is None else before + change
             if fault := _elements(edit, exact, after, spread):
                 return fault
-        nearest = edit.repack is not None and edit.repack.rounding == "nearest"
+        nearest = edit.repack is not None and edit.repack.rounding in NEAREST
         if not edit.updates or (nearest and edit.packed is not None):
             return ""  # every element was held against its neighbours; nearest may lose the rest
         return _slope(edit, found, meant)
 
 
 def _moved(edit: Edit, before: Array, x: Array) -> Array:
-    moved: Array = expected(edit)(0, before, x) - before @ x
-    return moved
+    return expected(edit)(0, before, x) - before @ x  # type: ignore[no-any-return]
 
 
 def _change(edit: Edit, before: Array) -> Array | None:
@@ -156,9 +157,9 @@ def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> s
     table = grid(edit.repack.codec.table)
     if not edit.repack.kept:
         # Scales that are packed themselves are coarse where one of a group is large.
-        wanted = _fitted(edit, exact)
+        wanted, slip = wanted_scales(edit, exact)
         apart = np.abs(spread - wanted)
-        if (apart > 0.02 * wanted.max(initial=0) + 1e-30).any():
+        if (apart > slip * wanted.max(initial=0) + 1e-30).any():
             return "Its scales are not those of base plus update."
         slack += apart * max(-table.low, table.high)
         slack += 2**-24 if edit.repack.codec.kind == "int8" else 0.0  # goes through float16
@@ -166,7 +167,7 @@ def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> s
     steps = gaps.max() * np.abs(spread)
     past = np.maximum(np.abs(exact) - max(-table.low, table.high) * np.abs(spread), 0)
     beyond = past > 0
-    if edit.repack.rounding == "nearest":
+    if edit.repack.rounding in NEAREST:
         wrong = off > steps * 0.51 + slack
     elif edit.repack.kept:
         return _walk(edit, exact, after, spread)
@@ -220,19 +221,6 @@ def _feedback(edit: Edit, spread: Array) -> Feedback | None:
     norms, mean = [p.product("float32").norm() for p in products], mean_scale(edit.packed)
     sharp = sharpened(edit.repack.codec.table, mean, norms, basis, len(spread))
     return Feedback(basis, MU_SHARP if sharp else MU_NARROW, sharp=sharp)
-
-
-def _fitted(edit: Edit, exact: Array) -> Array:
-    """Give the scale that every element would have, had scales no packing of their own."""
-    import numpy as np
-
-    assert edit.repack is not None
-    codec = cast(Writer, edit.repack.codec)
-    values = np.ascontiguousarray(exact.T if edit.turned else exact)
-    rounded = values.astype(dtype_of(edit.dtype)).astype(np.float32)
-    spread = codec.spread(codec.fit(rounded), 0, *rounded.shape)
-    wide = np.broadcast_to(spread, rounded.shape).astype(np.float64)
-    return wide.T if edit.turned else wide
 
 
 def _slope(edit: Edit, found: Array, meant: Array) -> str:

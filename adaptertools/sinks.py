@@ -13,6 +13,7 @@ from adaptertools.packing import CODES, Writer
 from adaptertools.requantise import MU_NARROW, MU_SHARP, Dice, Feedback, Rounder, inverted
 from adaptertools.retention import Compared
 from adaptertools.rounding import narrow
+from adaptertools.scales import NEAREST, fitted
 from adaptertools.tensorfile import BITS, dtype_of
 from adaptertools.tiles import write
 
@@ -69,7 +70,7 @@ def _rounder(edit: Edit, basis: Array | None, sharp: bool = False) -> Rounder:
     assert edit.repack is not None
     how = edit.repack.rounding
     columns = edit.shape[-1] if len(edit.shape) == 2 else edit.source.columns
-    dice = None if how == "nearest" else Dice(edit.name, edit.repack.seed, columns)
+    dice = None if how in NEAREST else Dice(edit.name, edit.repack.seed, columns)
     feedback = None
     if how == "adapter" and basis is not None:
         feedback = Feedback(basis, MU_SHARP if sharp else MU_NARROW, sharp=sharp)
@@ -192,7 +193,7 @@ class _Fresh(_File):
         import numpy as np
 
         tile = self._stored(piece.after)
-        fit = self.codec.fit(tile)
+        fit = fitted(self.codec, tile, self.rounder.rounding)
         if not np.isfinite(fit).all():  # NaN and infinity are the largest of their block
             raise _nonfinite(self.edit, "Choose a wider --dtype")
         self.fits.append(fit)
@@ -206,7 +207,7 @@ class _Fresh(_File):
         without, columns = piece.before[:band], made.shape[1]
         if piece.codes is None:  # a base that was not packed would have been rounded as well
             plain = self._stored(without)
-            own = self.codec.fit(plain)
+            own = fitted(self.codec, plain, self.rounder.rounding)
             old = self.codec.spread(own, 0, band, columns)
             without = self.codec.decode(self.codec.nearest(plain, own), old)
         stored = self.codec.decode(made[:band], self.codec.spread(fit, 0, band, columns))
@@ -224,7 +225,7 @@ class _Fresh(_File):
     def _codes(self, tile: Array, fit: Array, row: int) -> Array:
         import numpy as np
 
-        if self.rounder.rounding == "nearest":
+        if self.rounder.rounding in NEAREST:
             return self.codec.nearest(tile, fit)
         spread = self.codec.spread(fit, 0, *tile.shape)
         found = self.rounder.ranks(np.zeros_like(tile), tile, spread, row)

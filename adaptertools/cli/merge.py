@@ -26,7 +26,7 @@ TARGETS = ["keep", "none", "4bit", "nf4", "fp4", "8bit", "int8"]
 @click.option("--dtype", help="Stored dtype: float32, bfloat16, float16. Default: the base's.")
 @click.option("--quant", type=click.Choice(TARGETS), default="keep", show_default=True,
               help="How the output is packed; none is 16 bit, keep as the base is.")  # fmt: skip
-@click.option("--rounding", type=click.Choice(["adapter", "stochastic", "nearest"]),
+@click.option("--rounding", type=click.Choice(["adapter", "stochastic", "nearest", "search"]),
               help="Onto the grid. Default: adapter on a packed base, else nearest.")  # fmt: skip
 @click.option("--double-quant/--no-double-quant", default=None, help="4 bit: pack the scales too.")
 @click.option("--block-size", type=int, help="4 bit: weights per scale. Default: 64.")

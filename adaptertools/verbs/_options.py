@@ -15,7 +15,7 @@ _KNOWN: dict[str, Sequence[str | None]] = {
     "tied": ("untie", "keep"),
     "mha_out_proj": (None, "once", "twice"),
     "quant": ("keep", "none", "4bit", "nf4", "fp4", "8bit", "int8"),
-    "rounding": (None, "adapter", "stochastic", "nearest"),
+    "rounding": (None, "adapter", "stochastic", "nearest", "search"),
     "base_weights": ("as-stored", "original"),
 }
 

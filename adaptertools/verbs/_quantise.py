@@ -103,6 +103,11 @@ def repack(
 
 def _keep(draft: Draft, wanted: Wanted) -> None:
     assert draft.packed is not None
+    if wanted.rounding == "search":
+        raise Unsupported(
+            "--rounding search looks for scales, and those of a packed base are kept. Merge into "
+            "the 16-bit parent (--base-weights original), or leave it out."
+        )
     draft.repack = Repack(
         codec=draft.packed.codec, kept=True, rounding=wanted.rounding or "adapter",
         seed=wanted.seed,

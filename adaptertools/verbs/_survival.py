@@ -12,6 +12,7 @@ from adaptertools.packed_tiles import foresee
 from adaptertools.report import Finding
 from adaptertools.retention import TYPICAL_ERROR
 from adaptertools.rounding import Rounding
+from adaptertools.scales import NEAREST
 
 LOST, WEAK = 0.5, 0.9  # below the first an update is lost, below the second weak
 
@@ -80,6 +81,7 @@ _WORDS = {
     "": "Rounding to 16 bit",
     "adapter": "Adapter-aware rounding", "stochastic": "Stochastic rounding",
     "nearest": "Nearest rounding",
+    "search": "Nearest rounding on searched scales",
 }  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def _share(value: float) -> str:
 def check_nearest(said: Sequence[Rounding], edits: Sequence[Edit], force: bool) -> None:
     """Refuse nearest rounding where it would take most of the adapter back."""
     how = {e.name: e.repack.rounding for e in edits if e.repack and e.packed}
-    near = summed([r for r in said if how.get(r.tensor) == "nearest"])
+    near = summed([r for r in said if how.get(r.tensor) in NEAREST])
     if near and near["kept"] < LOST and not force:
         raise Unsupported(
             f"--rounding nearest would keep {_share(near['kept'])} of this adapter: the base lies "
