@@ -41,7 +41,7 @@ class Heat:
 
 def heat(norms: Sequence[Norm]) -> Heat:
     """Sort sizes into a grid; several modules in a cell count as one, by the root of squares."""
-    labels = _labels({kind(norm.target) for norm in norms if place(norm.target) is not None})
+    labels = short({kind(norm.target) for norm in norms if place(norm.target) is not None})
     cells: dict[tuple[str, int], float | None] = {}
     elsewhere: dict[str, float | None] = {}
     for norm in norms:
@@ -57,7 +57,7 @@ def heat(norms: Sequence[Norm]) -> Heat:
     return Heat(kinds[:MOST_ROWS], layers[:MOST_COLUMNS], cells, elsewhere, left)
 
 
-def _labels(kinds: set[str]) -> dict[str, str]:
+def short(kinds: set[str]) -> dict[str, str]:
     """Give each kind the shortest end of its name that no other has."""
     labels: dict[str, str] = {}
     todo, count = set(kinds), 1
@@ -83,7 +83,7 @@ def draw(grid: Heat, width: int, colour: bool) -> list[str]:
     text = [f"{TITLE}:"]
     for start in range(0, len(grid.layers), room // wide):
         layers = grid.layers[start : start + room // wide]
-        text.append(f"{'layer':>{margin - 2}}  {_ruler(layers, wide)}".rstrip())
+        text.append(f"{'layer':>{margin - 2}}  {ruler(layers, wide)}".rstrip())
         for name in grid.kinds:
             row = "".join(_cell(grid, name, layer, colour, wide) for layer in layers)
             text.append(f"  {name:<{margin - 4}}  {row}".rstrip())
@@ -93,7 +93,8 @@ def draw(grid: Heat, width: int, colour: bool) -> list[str]:
     return text + [f"  … and {grid.left_out} more kinds or layers"] * bool(grid.left_out)
 
 
-def _ruler(layers: Sequence[int], wide: int) -> str:
+def ruler(layers: Sequence[int], wide: int) -> str:
+    """Number the columns, every few of them."""
     step = 10 if wide == 1 else 5
     return "".join(str(layer)[: step * wide].ljust(step * wide) for layer in layers[::step])
 

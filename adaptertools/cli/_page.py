@@ -13,7 +13,7 @@ CELL, MARGIN, TOP = 16, 220, 24
 STEPS = 9
 MOST = 5000  # modules in the table
 
-_STYLE = """
+STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
 code, td, th { font: 12px/1.6 ui-monospace, monospace }
 svg text { font: 11px ui-monospace, monospace }
@@ -25,20 +25,21 @@ td:first-child, th:first-child { text-align: left }
 
 def page(found: Inspection, grid: Heat) -> str:
     """Write the page: what it is, the heat map, and a row for each module."""
-    name = _safe(found.ref)
+    name = safe(found.ref)
     facts = [("base", found.base or "not named"), ("method", found.method or "unknown"),
              *(("targets", each) for each in found.targets[:100])]  # fmt: skip
-    said = "".join(f"<li>{key}: <code>{_safe(value)}</code></li>" for key, value in facts)
-    notes = "".join(f"<li>{_safe(note)}</li>" for note in found.notes)
+    said = "".join(f"<li>{key}: <code>{safe(value)}</code></li>" for key, value in facts)
+    notes = "".join(f"<li>{safe(note)}</li>" for note in found.notes)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1><code>{name}</code></h1>\n<ul>{said}{notes}</ul>"
+        f"<style>{STYLE}</style></head>\n<body><h1><code>{name}</code></h1>\n<ul>{said}{notes}</ul>"
         f'\n<h2>{TITLE}</h2>\n<div class="scroll">{"".join(_map(grid))}</div>\n'
         f"<p>{_legend(grid)}</p>\n<table>{''.join(_table(found))}</table>\n</body></html>\n"
     )
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Write what comes from a stranger so that it is text in a page, on one line."""
     return escape(shown(text, 400), quote=True)
 
 
@@ -51,7 +52,7 @@ def _map(grid: Heat) -> Iterator[str]:
             yield f'<text x="{MARGIN + CELL * column}" y="{TOP - 6}">{layer}</text>'
     for row, name in enumerate(grid.kinds):
         y = TOP + CELL * row
-        yield f'<text x="{MARGIN - 6}" y="{y + 12}" text-anchor="end">{_safe(name)}</text>'
+        yield f'<text x="{MARGIN - 6}" y="{y + 12}" text-anchor="end">{safe(name)}</text>'
         for column, layer in enumerate(grid.layers):
             if (name, layer) in grid.cells:
                 yield _cell(grid, name, layer, MARGIN + CELL * column, y)
@@ -62,7 +63,7 @@ def _cell(grid: Heat, name: str, layer: int, x: int, y: int) -> str:
     size = grid.cells[name, layer]
     words = "unknown" if size is None else f"{size:.4g}"
     colour = "none" if size is None else _colour(level(size, grid.largest, STEPS))
-    title = f"<title>{_safe(name)}, layer {layer}: {words}</title>"
+    title = f"<title>{safe(name)}, layer {layer}: {words}</title>"
     return (
         f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{colour}" '
         f'stroke="#ccc" stroke-width=".5">{title}</rect>'
@@ -91,6 +92,6 @@ def _table(found: Inspection) -> Iterator[str]:
         sizes = (norm.norm, norm.spectral, norm.effective_rank, norm.stable_rank, norm.rank,
                  norm.zeros)  # fmt: skip
         cells = "".join(f"<td>{'-' if s is None else f'{s:.4g}'}</td>" for s in sizes)
-        yield f"<tr><td>{_safe(norm.target)}</td>{cells}</tr>\n"
+        yield f"<tr><td>{safe(norm.target)}</td>{cells}</tr>\n"
     if len(norms) > MOST:
         yield f"<tr><td>… and {len(norms) - MOST} more</td></tr>"

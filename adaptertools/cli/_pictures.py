@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from adaptertools.cli import _heat, _page
+from adaptertools.cli._cosines import Grid, letters
 from adaptertools.cli._retention import kind
 from adaptertools.errors import NotFound, Unsupported, shown
 from adaptertools.rounding import Rounding
@@ -81,6 +82,36 @@ def heat(found: Inspection, file: str | Path) -> None:
     axes.set_xlabel("layer")
     axes.set_title(shown(Path(found.ref).name, 60), fontsize=10, parse_math=False)
     figure.colorbar(image, label="‖ΔW‖")
+    figure.savefig(file)
+
+
+def cosines(grid: Grid, matrix: Sequence[Sequence[float | None]], file: str | Path) -> None:
+    """Draw cosines: of each two adapters, and of kind of module against layer.
+
+    Raises Unsupported where matplotlib is missing.
+    """
+    check(file)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width = min(max(8, 5.5 + 0.22 * len(grid.layers)), 60)
+    figure = Figure(figsize=(width, max(3, 1.5 + 0.3 * len(grid.kinds))), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(2.5, width - 2.5))
+    names = letters(len(matrix))
+    cells = [[grid.cells.get((name, at)) for at in grid.layers] for name in grid.kinds]
+    for axes, rows in ((left, matrix), (right, cells)):
+        known = [[float("nan") if each is None else each for each in row] for row in rows]
+        image = axes.imshow(known, aspect="auto", cmap="RdBu", vmin=-1, vmax=1)
+    left.set_xticks(range(len(names)), names)
+    left.set_yticks(range(len(names)), names)
+    # A name from a stranger is no formula.
+    right.set_yticks(range(len(grid.kinds)), grid.kinds, parse_math=False)
+    step = max(len(grid.layers) // 24, 1)
+    ticks = range(0, len(grid.layers), step)
+    right.set_xticks(ticks, [str(grid.layers[at]) for at in ticks])
+    right.set_xlabel("layer")
+    figure.colorbar(image, label="cosine")
     figure.savefig(file)
 
 
