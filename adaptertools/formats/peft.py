@@ -16,8 +16,13 @@ from adaptertools import peft_keys as _keys
 from adaptertools.adapter import Adapter, Entry, Saved, TokenRows
 from adaptertools.errors import Mismatch, Unreadable, first, shown
 from adaptertools.formats import _bin
+from adaptertools.formats._peft_copy import HOLDS, LACKS, PROVED, SUFFIX, write
+from adaptertools.formats._peft_methods import check_method, common
+from adaptertools.formats._peft_methods import marker as marker
 from adaptertools.patterns import pattern_value
 from adaptertools.tensorfile import TensorSpec, read_header, same
+
+__all__ = ["HOLDS", "LACKS", "PROVED", "SUFFIX", "build", "marker", "matches", "read", "write"]
 
 CONFIG, WEIGHTS, PICKLED = (
     "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
@@ -27,9 +32,6 @@ _KINDS: Mapping[str, type] = {
     "alpha_pattern": dict, "auto_mapping": dict, "base_model_name_or_path": str,
     "modules_to_save": list, "rank_pattern": dict, "task_type": str, "use_bdlora": dict,
 }  # fmt: skip
-
-# What marks a method's own tensors: PEFT_TYPE_TO_PREFIX_MAPPING. Others: their name in lower case.
-_MARKERS = {"LORA": "lora_", "ADALORA": "lora_", "LOHA": "hada_"}
 
 # Tensors that training needed and a merge does not.
 _IGNORED = {
@@ -63,8 +65,9 @@ def build(
     _check_kinds(config, folder / CONFIG)
     method = str(config["peft_type"])
     _check_empty(tensors, folder)
+    shared = common(tensors, method)
     junk: Counter[str] = Counter()
-    keys = {name: _keys.parse(name, marker(method), junk) for name in tensors}
+    keys = {name: _keys.parse(name, marker(method), junk) for name in tensors if name not in shared}
     names = _left_in(keys.values(), junk)
     parts: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     saved, rows, ignored = [], [], {}
@@ -74,7 +77,7 @@ def build(
             ignored[name] = why
         elif key.wrapper == "original_module":
             ignored[name] = "the base's tensor, kept beside its trained copy"
-        elif key.wrapper == "token_adapter":
+        elif key.role == _keys.ROWS:
             rows.append(_rows(key, spec, config))
             if any(row.target == key.target for row in rows[:-1]):
                 raise Unreadable(f"{shown(name)} is there twice, under two spellings.")
@@ -93,17 +96,15 @@ def build(
         _entry(target, bool(nested), {r: tensors[n] for r, n in found.items()}, config)
         for (target, nested), found in parts.items()
     ]
+    if not entries:
+        check_method(saved, method)
     once = tuple(_unique(saved, ignored))
     return Adapter(
         ref=ref, folder=str(folder), format="peft", method=method, config=config, tensors=tensors,
         entries=tuple(entries), saved=once, rows=tuple(rows), ignored=ignored,
         stripped={**{k: n for k, n in junk.items() if n}, **names},
+        shared={role: tensors[name] for name, role in shared.items()},
     )  # fmt: skip
-
-
-def marker(method: str) -> str:
-    """Give what a method's own tensors begin with, after the module's name."""
-    return _MARKERS.get(method, method.lower() + "_")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -189,19 +190,20 @@ def _unique(saved: list[Saved], ignored: dict[str, str]) -> list[Saved]:
 
 
 def _rows(key: _keys.Key, spec: TensorSpec, config: Mapping[str, Any]) -> TokenRows:
-    wanted = config.get("trainable_token_indices", config.get("token_indices"))
+    said = "trainable_token_indices" if config["peft_type"] == "LORA" else "token_indices"
+    wanted = config.get(said)
     if isinstance(wanted, dict):
         wanted = next(
             (v for k, v in wanted.items() if f".{key.target}".endswith(f".{k}")), None
         )  # fmt: skip
     if not isinstance(wanted, list) or not all(type(i) is int and i >= 0 for i in wanted):
         raise Unreadable(
-            f"{shown(spec.name)} holds token rows, and trainable_token_indices in the config does "
-            "not list which tokens they are."
+            f"{shown(spec.name)} holds token rows, and {said} in the config does not list which "
+            "tokens they are."
         )
     if len(wanted) != spec.rows or len(set(wanted)) != len(wanted):
         raise Mismatch(
-            f"{shown(spec.name)} holds {spec.rows} rows, trainable_token_indices lists "
+            f"{shown(spec.name)} holds {spec.rows} rows, {said} lists "
             f"{len(wanted)} tokens ({len(set(wanted))} different)."
         )
     return TokenRows(target=key.target, spec=spec, indices=tuple(wanted))

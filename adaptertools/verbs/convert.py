@@ -1,32 +1,33 @@
-"""Convert an adapter to another format: so far a pickled PEFT adapter to safetensors."""
+"""Convert an adapter to another format, through the normal form."""
 
 from __future__ import annotations
 
-import fnmatch
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
-from adaptertools import hub
-from adaptertools.dialect import NAMES, dialect
-from adaptertools.errors import NotFound, Unsafe, Unsupported, first, shown
-from adaptertools.facts import File
-from adaptertools.formats import _bin
-from adaptertools.formats.peft import CONFIG, WEIGHTS
-from adaptertools.picklefile import Listing
-from adaptertools.report import Finding, Level, Report
+from adaptertools import hub, plugins
+from adaptertools.adapter import Adapter
+from adaptertools.errors import Unreadable, Unsupported, shown
+from adaptertools.formats import Ask, Writer, Wrote
+from adaptertools.report import Finding, Report, plain
+from adaptertools.tensorfile import FLOATS
+from adaptertools.verbs import _convert_pickle
+from adaptertools.verbs._config import dtype_code
+from adaptertools.verbs._convert_draft import RECEIPT, beside, drafted
+from adaptertools.verbs._convert_source import take
 from adaptertools.verbs._place import listed
+from adaptertools.verbs.open import open_adapter, place, recognised
+from adaptertools.version import VERSION
 
-FORMATS = ("peft",)  # what --to takes
-PICKLED = "adapter_model.bin"
 
-_BESIDE = (
-    CONFIG, "README.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "tokenizer*.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "*.model", "*.tiktoken", "chat_template.*", "normalizer.json", "*processor_config.json",
-)  # fmt: skip
-_GROWTH = 8  # times its size that a file may grow when shared bytes are written out
-_SMALL = 1_000_000
+def formats() -> tuple[str, ...]:
+    """Name the formats that can be written."""
+    every = plugins.names("formats")
+    return tuple(name for name in every if hasattr(plugins.load("formats", name), "write"))
 
 
 def _silent(count: int) -> None:
@@ -34,123 +35,133 @@ def _silent(count: int) -> None:
 
 
 def convert(
-    thing: str | Path,
-    *,
-    out: str | Path,
-    to: str = "peft",
+    thing: str | Path | Adapter, *, out: str | Path, to: str = "peft", source: str | None = None,
+    base: str | Path | None = None, rank: int | None = None, dtype: str | None = None,
+    drop_extras: bool = False, dry_run: bool = False, options: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = _silent,
-) -> Report:
-    """Write an adapter in another format, into a folder that is not there yet.
+) -> Report:  # fmt: skip
+    """Write an adapter in another format, into a place that is not there yet.
 
     Args:
-        thing: a pickle such as adapter_model.bin, with its config beside it; or their folder.
-        out: the folder to write. It has its name only once everything is in it.
-        to: "peft", which is adapter_model.safetensors with config, card, licence and tokenizer.
-        progress: called with bytes written.
+        thing: a folder, a file, a Hub reference, or an open adapter.
+        out: the folder to write, or the file where the format is one file and `out` is named so.
+        to: "peft", "plain" (PEFT with one rank and alpha, which every reader takes), "mlx" …
+        source: the format that it is in, where files of several lie together.
+        base: the base's folder, for names that cannot be told without it.
+        rank: pad all modules to this rank with zeros, where the target has one rank.
+        dtype: of the factors. None keeps the stored one, or float32 where folding a scale into
+            them would round in it.
+        drop_extras: leave out what the target cannot hold, instead of refusing.
+        dry_run: do everything in a temporary folder, and say how exact it was.
+        options: of one format only, by name.
+        progress: called with bytes written, of a pickle.
 
-    The pickle is not unpickled. Tensors are equal bit for bit to what torch would load.
+    No pickle is unpickled. A pickled PEFT adapter becomes PEFT's safetensors bit for bit.
 
-    Raises Unsupported for another `to`, NotFound where config or pickle are missing, Unsafe where
-    the pickle would run code or `out` exists, Unreadable where it is damaged.
+    Raises Unsupported for what `to` cannot hold, NotFound where files are missing, Unsafe where a
+    pickle would run code or `out` exists, Unreadable for damage, NaN, and several formats at once.
     """
-    if to not in FORMATS:
+    if to not in formats():
         raise Unsupported(
-            f"--to {shown(to)}: that format cannot be written. Known: {', '.join(FORMATS)}."
+            f"--to {shown(to)}: that format cannot be written. Known: {', '.join(formats())}."
         )
-    folder, name = _source(thing)
-    files = listed(folder)
-    held = _bin.listing(_plain(files, name, folder))
-    _plain(files, CONFIG, folder)
-    _check_growth(held, files[name].size)
-    kept = [file for file in files.values() if _wanted(file)]
-    _write(held, kept, Path(out), progress)
-    return Report(
-        verb="convert", subject=str(thing), findings=tuple(_said(held, files, kept, name)),
-        facts={
-            "format": to, "out": str(out), "tensors": len(held.tensors),
-            "bytes": sum(spec.nbytes for spec in held.tensors.values()),
-            "copied": [file.name for file in kept],
-        },
+    if not isinstance(thing, Adapter):
+        found = _one(thing, source)
+        if to == "peft" and found in (None, "peft"):
+            return _convert_pickle.convert(thing, out, dry_run, progress)
+    writer = cast(Writer, plugins.load("formats", to))
+    ask = Ask(
+        dtype=_dtype(dtype, writer), rank=rank, options=options or {},
+        base=_base(base) if base else None,
     )  # fmt: skip
-
-
-def _source(thing: str | Path) -> tuple[Path, str]:
-    """Give the folder and the name of the pickle in it."""
-    if (path := Path(thing)).is_file():
-        return path.parent, path.name
-    folder = hub.local(thing, "adapter")
-    if (folder / WEIGHTS).is_file():
-        raise Unsupported(
-            f"{shown(folder)} has {WEIGHTS} already, so there is nothing to convert. "
-            "To convert a pickle beside it, name that file."
-        )
-    return folder, PICKLED
-
-
-def _plain(files: Mapping[str, File], name: str, folder: Path) -> Path:
-    if name not in files:
-        raise NotFound(
-            f"{shown(folder)} has no {shown(name)}. A PEFT adapter is {PICKLED} and {CONFIG}."
-        )
-    if files[name].kind not in ("file", "link"):
-        raise Unsafe(
-            f"{shown(folder / name)} is a link that leaves its folder, or no plain file. "
-            "Copy the file itself."
-        )
-    return files[name].path
-
-
-def _check_growth(held: Listing, size: int) -> None:
-    """Refuse what unfolds: a few bytes can be the storage of any number of tensors."""
-    total = sum(spec.nbytes for spec in held.tensors.values())
-    if total > _GROWTH * size + _SMALL:
-        raise Unsafe(
-            f"{shown(held.file)} has {size} bytes and would become {total}: its tensors share "
-            "theirs. Save it again with the tensors cloned, if it is yours."
-        )
-
-
-def _wanted(file: File) -> bool:
-    return file.kind in ("file", "link") and any(
-        fnmatch.fnmatchcase(file.name, pattern) for pattern in _BESIDE if "/" not in file.name
+    adapter = (
+        thing if isinstance(thing, Adapter) else open_adapter(thing, format=found, base=ask.base)
     )
+    taken = take(adapter, to, writer, drop_extras, ask.base)
+    facts, said = _write(taken.adapter, to, writer, Path(out), ask, taken.findings, dry_run)
+    return Report(verb="convert", subject=str(adapter.ref), facts=facts, findings=tuple(said))
 
 
-def _write(held: Listing, kept: list[File], out: Path, progress: Callable[[int], None]) -> None:
-    """Write everything under a temporary name."""
-    if out.exists() or out.is_symlink():
-        raise Unsafe(f"{shown(out)} exists already. Choose another --out, or delete it.")
-    draft = out.with_name(out.name + ".partial")
-    try:
-        draft.mkdir(parents=True)
-    except FileExistsError:
-        raise Unsafe(f"{shown(draft)} is there from an earlier run. Delete it.") from None
-    try:
-        _bin.save(held, draft / WEIGHTS, progress)
-        for file in kept:
-            shutil.copyfile(file.path, draft / file.name)
-        draft.rename(out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+def _dtype(name: str | None, writer: Writer) -> str | None:
+    """Give a dtype's code; a format may have some of its own."""
+    if name is None or name.upper() in getattr(writer, "DTYPES", ()):
+        return name and name.upper()
+    return dtype_code(name)
 
 
-def _said(
-    held: Listing, files: Mapping[str, File], kept: list[File], name: str
-) -> list[Finding]:  # fmt: skip
-    said = []
+def _base(base: str | Path) -> Path:
+    """Give the base's folder; a file, such as a GGUF, is for the format to understand."""
+    return Path(base) if Path(base).is_file() else hub.local(base, "base")
 
-    def say(code: str, level: Level, text: str, hint: str = "") -> None:
-        said.append(Finding(code=code, level=level, place=name, text=text, hint=hint))
 
-    if (kind := dialect(files[CONFIG].read(), files=files)) != "peft":
-        say("CNV001", "warning", f"{CONFIG} is copied as it is, and by its keys it is that of "
-            f"{NAMES[kind]}: PEFT will not read it.")  # fmt: skip
-    places = {(spec.start, spec.stop) for spec in held.tensors.values() if spec.nbytes}
-    if len(places) < sum(bool(spec.nbytes) for spec in held.tensors.values()):
-        say("CNV002", "note", "Tensors that shared bytes are written out each for itself.")
-    if held.strided:
-        say("CNV003", "note", f"Views are written out in one piece: {first(held.strided)}.")
-    if left := [file for file in files if file != name and files[file] not in kept]:
-        say("CNV004", "note", f"{len(left)} other files are not copied: {first(left)}.")
-    return said
+def _one(thing: str | Path, source: str | None) -> str | None:
+    """Tell the format; None for a file that only its content can tell, such as a pickle."""
+    path, files = place(thing)
+    found = recognised(files)
+    if source is None and len(found) > 1 and not _shared_name(found, files):
+        raise Unreadable(
+            f"{shown(path)} holds adapters of several formats: {', '.join(found)}. Say which one "
+            "with --from, or name its file."
+        )
+    return source or (found[0] if found else None)
+
+
+def _shared_name(found: list[str], files: list[str]) -> bool:
+    """Tell whether PEFT is only among them because others' config has the name of PEFT's."""
+    from adaptertools.dialect import WEIGHTS
+
+    return len(found) == 2 and found[1] == "peft" and set(WEIGHTS).isdisjoint(files)
+
+
+def _write(
+    adapter: Adapter, to: str, writer: Writer, out: Path, ask: Ask, findings: tuple[Finding, ...],
+    dry_run: bool,
+) -> tuple[dict[str, Any], list[Finding]]:  # fmt: skip
+    """Write, and say how exact it was; a dry run does all of it elsewhere."""
+    only = bool(writer.SUFFIX) and out.suffix == writer.SUFFIX
+
+    def into(draft: Path) -> tuple[dict[str, Any], list[Finding]]:
+        wrote = writer.write(adapter, draft, ask)
+        facts = _facts(adapter, to, out, wrote) | {"dry_run": dry_run}
+        facts["copied"] = [] if writer.SUFFIX else _copied(adapter, draft)
+        said = [*findings, *wrote.findings]
+        (draft / RECEIPT).write_text(_receipt(facts, said), "utf-8")
+        return facts, said
+
+    if dry_run:
+        with TemporaryDirectory(prefix="adaptertools-") as room:
+            return into(Path(room))
+    name = _main(writer) if only else ""
+    with drafted(out, name) as draft:
+        return into(draft)
+
+
+def _main(writer: Writer) -> str:
+    """Give the file that a format of one file writes."""
+    return str(getattr(writer, "NAME", f"adapter{writer.SUFFIX}"))
+
+
+def _facts(adapter: Adapter, to: str, out: Path, wrote: Wrote) -> dict[str, Any]:
+    dtypes = sorted({spec.dtype for e in adapter.entries for spec in e.parts.values()})
+    return {
+        "format": to, "from": adapter.format, "out": str(out), "files": wrote.files,
+        "tensors": wrote.tensors, "bytes": wrote.nbytes, "folded": wrote.folded,
+        "padded": wrote.padded, "error": wrote.error, "read": [FLOATS[d] for d in dtypes],
+        "exactness": "exact" if not wrote.error else "exact up to dtype",
+    }  # fmt: skip
+
+
+def _copied(adapter: Adapter, draft: Path) -> list[str]:
+    """Copy card, licence and tokenizer."""
+    kept = beside(listed(Path(adapter.folder))) if Path(adapter.folder).is_dir() else []
+    kept = [file for file in kept if not (draft / file.name).exists()]
+    for file in kept:
+        shutil.copyfile(file.path, draft / file.name)
+    return [file.name for file in kept]
+
+
+def _receipt(facts: Mapping[str, Any], findings: list[Finding]) -> str:
+    """Say from what and how exact, without paths of this machine."""
+    said = {k: v for k, v in facts.items() if k not in ("out", "dry_run", "copied")}
+    body = {"adaptertools": VERSION, **said, "findings": [f"{f.code}: {f.text}" for f in findings]}
+    return json.dumps(plain(body), indent=2) + "\n"

@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from inspect import signature
 from pathlib import Path
+from typing import cast
 
 from adaptertools import hub, plugins
 from adaptertools.adapter import Adapter
+from adaptertools.dialect import CONFIG, WEIGHTS
 from adaptertools.errors import UnknownFormat, first, shown
 from adaptertools.formats import Format
 
 
-def open_adapter(ref: str | Path | Adapter) -> Adapter:
-    """Open an adapter from a folder or the Hub, reading its config and header, no tensor data.
+def open_adapter(
+    ref: str | Path | Adapter, *, format: str | None = None, base: Path | None = None
+) -> Adapter:
+    """Open an adapter from a folder, a file or the Hub, reading its config and header.
+
+    `format` says which it is, where files of several lie together; PEFT's weights win otherwise.
+    `base` is the base's folder, for formats whose names or rows need it.
+    Formats whose tensors lie otherwise than PEFT's are copied into a temporary file.
 
     Raises NotFound, Unreadable, UnknownFormat, Unsupported or HubError.
     """
     if isinstance(ref, Adapter):
         return ref
+    path, files = place(ref)
+    kinds = recognised(files)
+    if format is None and kinds:
+        format = "peft" if "peft" in kinds and not set(WEIGHTS).isdisjoint(files) else kinds[0]
+    if format is None and path.is_file():
+        hub.local(ref, "adapter")  # says that a folder was expected
+    if format is None:
+        raise UnknownFormat(
+            f"{shown(path)} is no adapter of a known format ({', '.join(readers())}). "
+            f"Found: {first(files) or 'nothing'}. Expected adapter_config.json and "
+            "adapter_model.safetensors."
+        )
+    found = reader(format).read
+    if base is not None and "base" in signature(found).parameters:
+        return found(path, str(ref), base=base)  # type: ignore[call-arg]
+    return found(path, str(ref))
+
+
+def place(ref: str | Path) -> tuple[Path, list[str]]:
+    """Give the folder and the names in it, or the file that a reference names and its name."""
+    if (path := Path(ref)).is_file() and path.name != CONFIG:  # whose weights are beside it
+        return path, [path.name]
     folder = hub.local(ref, "adapter")
-    files = sorted(path.name for path in folder.iterdir())
-    for name in plugins.names("formats"):
-        module = plugins.load("formats", name)
-        found: Format = module  # type: ignore[assignment]
-        if found.matches(files):
-            return found.read(folder, str(ref))
-    raise UnknownFormat(
-        f"{shown(folder)} is no adapter of a known format ({', '.join(plugins.names('formats'))}). "
-        f"Found: {first(files) or 'nothing'}. Expected adapter_config.json and "
-        "adapter_model.safetensors."
-    )
+    return folder, sorted(each.name for each in folder.iterdir())
+
+
+def recognised(files: Collection[str]) -> list[str]:
+    """Name the formats that files may be of; PEFT, whose config others share the name of, last."""
+    found = [name for name in readers() if reader(name).matches(files)]
+    return sorted(found, key=lambda name: name == "peft")
+
+
+def readers() -> tuple[str, ...]:
+    """Name the formats that can be read."""
+    return tuple(n for n in plugins.names("formats") if hasattr(plugins.load("formats", n), "read"))
+
+
+def reader(name: str) -> Format:
+    """Give a format's file; raises UnknownFormat for another name."""
+    if name not in readers():
+        raise UnknownFormat(f"{shown(name)}: no such format. Known: {', '.join(readers())}.")
+    return cast(Format, plugins.load("formats", name))

@@ -195,8 +195,8 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
 
 
 def test_other_formats(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match=r"--to mlx: .* Known: peft\."):
-        convert(adapter(tmp_path / "adapter"), to="mlx", out=tmp_path / "out")
+    with pytest.raises(Unsupported, match=r"--to punch-cards: .* Known: .*peft, plain"):
+        convert(adapter(tmp_path / "adapter"), to="punch-cards", out=tmp_path / "out")
 
 
 def test_command(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_command(tmp_path: Path) -> None:
     told = run("convert", folder, "--to", "peft", "--out", tmp_path / "two", "--json")
     assert json.loads(told.out)["facts"]["tensors"] == 8
     assert run("convert", folder, "--to", "peft", "--out", tmp_path / "three", "-q").out == ""
-    other = run("convert", folder, "--to", "kohya", "--out", tmp_path / "four")
+    other = run("convert", folder, "--to", "punch-cards", "--out", tmp_path / "four")
     assert other.code == 2
     assert "peft" in other.err
 
