@@ -32,15 +32,21 @@ if TYPE_CHECKING:
     from adaptertools.adapter import Adapter
     from adaptertools.jobs import MergePlan
     from adaptertools.report import Finding, Report
+    from adaptertools.verbs._compare_parts import Comparison
+    from adaptertools.verbs.compare import compare
     from adaptertools.verbs.convert import convert
     from adaptertools.verbs.demo import demo
     from adaptertools.verbs.download import download
+    from adaptertools.verbs.extract import extract
     from adaptertools.verbs.inspect import Inspection, inspect
     from adaptertools.verbs.merge import merge
     from adaptertools.verbs.open import open_adapter as open
     from adaptertools.verbs.plan import plan
+    from adaptertools.verbs.resize import resize
+    from adaptertools.verbs.save import save
     from adaptertools.verbs.search import search
     from adaptertools.verbs.smoke import smoke
+    from adaptertools.verbs.stack import stack
     from adaptertools.verbs.upload import upload
     from adaptertools.verbs.validate import validate
     from adaptertools.verbs.verify import verify
@@ -50,29 +56,35 @@ __version__ = VERSION
 # Public name -> module and attribute; imported on first use.
 _NAMES = {
     "Adapter": ("adapter", "Adapter"),
+    "Comparison": ("verbs._compare_parts", "Comparison"),
     "Finding": ("report", "Finding"),
     "Inspection": ("verbs.inspect", "Inspection"),
     "MergePlan": ("jobs", "MergePlan"),
     "Report": ("report", "Report"),
+    "compare": ("verbs.compare", "compare"),
     "convert": ("verbs.convert", "convert"),
     "demo": ("verbs.demo", "demo"),
     "download": ("verbs.download", "download"),
     "errors": ("errors", ""),
+    "extract": ("verbs.extract", "extract"),
     "inspect": ("verbs.inspect", "inspect"),
     "merge": ("verbs.merge", "merge"),
     "open": ("verbs.open", "open_adapter"),
     "plan": ("verbs.plan", "plan"),
+    "resize": ("verbs.resize", "resize"),
+    "save": ("verbs.save", "save"),
     "search": ("verbs.search", "search"),
     "smoke": ("verbs.smoke", "smoke"),
+    "stack": ("verbs.stack", "stack"),
     "upload": ("verbs.upload", "upload"),
     "validate": ("verbs.validate", "validate"),
     "verify": ("verbs.verify", "verify"),
 }
 
 __all__ = [
-    "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "convert", "demo",
-    "download", "errors", "inspect", "merge", "open", "plan", "search", "smoke", "upload",
-    "validate", "verify",
+    "Adapter", "Comparison", "Finding", "Inspection", "MergePlan", "Report", "__version__",
+    "compare", "convert", "demo", "download", "errors", "extract", "inspect", "merge", "open",
+    "plan", "resize", "save", "search", "smoke", "stack", "upload", "validate", "verify",
 ]  # fmt: skip
 
 

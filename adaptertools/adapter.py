@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ class Adapter:
     rows: tuple[TokenRows, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)  # tensor -> why it says nothing
     stripped: Mapping[str, int] = field(default_factory=dict)  # junk in names -> how often
+    shared: Mapping[str, TensorSpec] = field(default_factory=dict)  # used by all modules: "vera_A"
 
     @property
     def base(self) -> str | None:
@@ -132,3 +133,18 @@ class Site:
     attention: bool  # the weight is a fused in_proj, or the out_proj beside one
     scale: float = 1.0  # what the user asked for this adapter
     mha_out_proj: str | None = None  # "once" or "twice", where the user said so
+    shared: Mapping[str, TensorSpec] = field(default_factory=dict)  # role -> tensor of all modules
+    # Target -> (out, in) of every module that the adapter changes, as nn.Linear has it.
+    peers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    order: Callable[[], tuple[str, ...]] = tuple  # all modules' names in the model's own order
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Give (out, in) as nn.Linear has it, a convolution's further axes flattened into in."""
+        rows, columns = self.weight.rows, self.weight.columns
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
+    def index(self) -> int:
+        """Give the module's place among those that the adapter changes, in the model's order."""
+        return [name for name in self.order() if name in self.peers].index(self.entry.target)

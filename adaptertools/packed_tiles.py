@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from adaptertools.rowspace import row_space
 from adaptertools.sinks import Piece, Sink, sink_for
 from adaptertools.tiles import WIDE, Stored
 from adaptertools.unpacked import TILE, Unpacked, height
-from adaptertools.update import Opened
+from adaptertools.update import Opened, together
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -97,6 +98,7 @@ def _sink(
 def _base(edit: Edit, files: Mapping[str, int], tile: int = TILE) -> Unpacked | Stored:
     columns = edit.source.columns
     multiple = edit.repack.codec.step(columns) if edit.repack is not None else 1
+    multiple = lcm(multiple, together(edit.updates))
     if edit.packed is not None:
         return Unpacked(edit.packed, files, tile, multiple)
     wide = max(WIDE[edit.source.dtype], WIDE[edit.dtype], key=("F32", "F64").index)

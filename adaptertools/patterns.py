@@ -33,6 +33,17 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         return re.compile(rf"(.*\.)?({pattern})$")
 
 
+def matches_whole(pattern: str, name: str, key: str) -> bool:
+    """Tell whether a stranger's pattern, found under a config key, matches a whole name."""
+    if _endless(pattern, len(name)):
+        raise Unsafe(f"{key}: the pattern {shown(pattern)!r} could run for ever. Simplify it.")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise Unreadable(f"{key}: {shown(pattern)!r} is no pattern: {shown(error)}.") from None
+
+
 def pattern_value(config: Mapping[str, Any], key: str, target: str, default: Any) -> Any:
     """Give the value of the first pattern, in the file's order, that matches the end of the name.
 

@@ -13,6 +13,7 @@ PREFIX = "base_model.model."
 ROWS = "trainable_tokens_delta"
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _LAST = frozenset({"weight", "bias"})
+_DEFAULT = "default"  # what PEFT calls an adapter that nobody named
 _SPECIAL = _WRAPPERS | {"base_model", "module", "base_layer", "token_adapter", "modules_to_save",
                         "original_module"}  # fmt: skip
 
@@ -38,7 +39,7 @@ def parse(name: str, marker: str, junk: Counter[str]) -> Key:
         parts = [p for p in parts if p != "base_layer"]
     for at, part in enumerate(parts):
         if part.startswith(marker):
-            return _own(parts, at, nested)
+            return _own(parts, at, nested, marker)
         if part == "token_adapter" and parts[at + 1 :][:1] == [ROWS]:
             return Key(".".join(parts[:at]), ROWS, nested, part, ".".join(parts[at + 2 :]))
         if part == "token_adapter":
@@ -82,11 +83,23 @@ def _unwrapped(kept: list[str], junk: Counter[str]) -> list[str]:
     return kept
 
 
-def _own(parts: list[str], at: int, nested: int) -> Key:
+def shared(name: str, method: str) -> str:
+    """Give the role of a tensor that all modules share, `base_model.vera_A`; empty for others."""
+    parts = [p for p in name.split(".") if p not in _WRAPPERS and p != "module"]
+    if parts[0] == "base_model":
+        parts = parts[1:]
+    ours = bool(parts) and parts[0].startswith(f"{method.lower()}_")
+    return ".".join(p for p in parts if p != _DEFAULT) if ours else ""
+
+
+def _own(parts: list[str], at: int, nested: int, marker: str) -> Key:
     """Read `lora_A.weight`, `lora_A.<adapter>.weight`, `lora_embedding_A.<adapter>` …"""
-    rest = parts[at + 1 :]
+    role, rest = parts[at], parts[at + 1 :]
     suffix = rest.pop() if rest and rest[-1] in _LAST else ""
-    role = parts[at] + (".bias" if suffix == "bias" else "")
+    if marker != "lora_":  # other methods have names below their own: `glora_A.Xd`
+        role = ".".join([role, *(p for p in rest if p != _DEFAULT)])
+        rest = [p for p in rest if p == _DEFAULT]
+    role += ".bias" if suffix == "bias" else ""
     # MonteCLoRA's sampler has parameters of its own, which are no adapter name.
     left = "" if "sampler" in role else ".".join(rest)
     return Key(".".join(parts[:at]), role, nested, "", left)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from adaptertools.jobs import Edit
 from adaptertools.rounding import Rounding, Tally, narrow
 from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of, raw_bytes, read_into
-from adaptertools.update import Opened
+from adaptertools.unpacked import height
+from adaptertools.update import Opened, together
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -87,7 +88,8 @@ def run_edit(
     source, at = files[edit.source.file], places[edit.name]
     # Twice the stored precision, so that the sum is exact enough for the one rounding to be right.
     wide = max(WIDE[edit.source.dtype], WIDE[edit.dtype], key=("F32", "F64").index)
-    base = Stored(edit.source, source, wide)
+    step = height(together(edit.updates), edit.source.columns, TILE)
+    base = Stored(edit.source, source, wide, step)
     with np.errstate(all="ignore"):
         opened = [update.open(base) for update in edit.updates]
         tally = Tally(edit, opened)

@@ -73,14 +73,14 @@ def height(multiple: int, columns: int, tile: int = TILE) -> int:
     return max(tile // max(columns * multiple, 1), 1) * multiple
 
 
-def decoded(packed: Packed) -> Iterator[tuple[int, Array]]:
-    """Open a packed weight and give its rows, float32, tile by tile."""
+def decoded(packed: Packed, multiple: int = 1) -> Iterator[tuple[int, Array]]:
+    """Open a packed weight and give its rows, float32, in tiles of a multiple of some rows."""
     with ExitStack() as stack:
         files = {
             file: stack.enter_context(Path(file).open("rb")).fileno()
             for file in {spec.file for spec in packed.parts.values()}
         }
-        yield from Unpacked(packed, files).tiles()
+        yield from Unpacked(packed, files, multiple=multiple).tiles()
 
 
 def mean_scale(packed: Packed) -> float:

@@ -69,9 +69,9 @@ def test_proportions() -> None:
 
 def test_public_names_are_pinned() -> None:
     assert sorted(at.__all__) == [
-        "Adapter", "Finding", "Inspection", "MergePlan", "Report", "__version__", "convert", "demo",
-        "download", "errors", "inspect", "merge", "open", "plan", "search", "smoke",
-        "upload", "validate", "verify",
+        "Adapter", "Comparison", "Finding", "Inspection", "MergePlan", "Report", "__version__",
+        "compare", "convert", "demo", "download", "errors", "extract", "inspect", "merge", "open",
+        "plan", "resize", "save", "search", "smoke", "stack", "upload", "validate", "verify",
     ]  # fmt: skip
     for name in at.__all__:
         first, second = getattr(at, name), getattr(at, name)
@@ -114,7 +114,7 @@ def test_every_error_is_ours_and_a_standard_one() -> None:
 
 
 def test_plugins_are_the_files_of_their_room() -> None:
-    for room in ("formats", "methods"):
+    for room in ("formats", "methods", "blends"):
         names = plugins.names(room)
         assert names
         for name in names:

@@ -1,17 +1,20 @@
 """The probe: blind to rounding, whatever the numbers are like, and to nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import adaptertools as at
-from adaptertools import probe
+from adaptertools import probe, probe_rows, probe_values
 from adaptertools.jobs import Edit
 from adaptertools.tensorfile import TensorSpec, read_header
+from adaptertools.update import Base, Opened
 from tests import tiny_llama as tiny
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -157,7 +160,7 @@ def test_the_same_probes_are_used_each_time(tmp_path: Path) -> None:
 
 
 def test_large_weights_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "ROWS", 100)
+    monkeypatch.setattr(probe_rows, "ROWS", 100)
     assert judge(tmp_path, tiny.noise(31, 24, seed=0), tiny.noise(3, 24, seed=1),
                  tiny.noise(31, 3, seed=2)) == ""  # fmt: skip
 
@@ -182,11 +185,38 @@ def test_a_conversion_that_makes_a_nan_is_a_fault(tmp_path: Path) -> None:
     assert probe.converted(rounded(source), stored(tmp_path / "wrong.safetensors", wrong))
 
 
-def test_an_update_that_the_probe_does_not_know_is_no_pass(tmp_path: Path) -> None:
-    class Unknown:
-        shape, additive = None, True
+class Tripled:
+    """An update that the probe has no algebra for: three times what the weight is by then."""
 
-    planned = edit(tmp_path, torch.ones(2, 2), torch.ones(1, 2), torch.ones(2, 1))
-    other = replace(planned, updates=(Unknown(),))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="Unknown"):
-        probe.applied(other, planned.source)
+    shape, additive = None, False
+
+    def open(self, base: Base) -> Opened:
+        assert base.dtype == "float64"
+        whole = np.concatenate([tile.copy() for _, tile in base.tiles()])
+
+        def step(tile: Any, original: Any, row: int) -> None:
+            assert np.array_equal(tile if original is None else original, whole[row:][: len(tile)])
+            tile *= 3
+
+        return Opened(step)
+
+    def describe(self) -> Mapping[str, object]:
+        return {}
+
+
+@pytest.mark.parametrize("rows", [7, 1 << 20])
+def test_an_update_without_algebra_is_computed_again(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_rows, "ROWS", rows)
+    weight = tiny.noise(12, 6, seed=1)
+    a, b = tiny.noise(2, 6, seed=2), tiny.noise(12, 2, seed=3)
+    planned = edit(tmp_path, weight, a, b)
+    other = replace(planned, updates=(*planned.updates, Tripled()))
+    right = 3 * (weight.double() + b.double() @ a.double())
+    assert probe_values.recomputed(other)
+    assert not probe_values.recomputed(planned)
+    path = tmp_path / "written.safetensors"
+    assert probe.applied(other, stored(path, right.float())) == ""
+    for wrong in (right / 3, right * 3, right - weight, right.flip(0)):
+        assert probe.applied(other, stored(path, wrong.float())) != ""

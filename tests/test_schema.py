@@ -21,7 +21,8 @@ from tests import handmade, handmade_pickle
 from tests.kit import CASES
 
 NAMES = (
-    "demo", "download", "inspect", "plan", "receipt", "report", "search", "smoke", "validation",
+    "compare", "demo", "download", "inspect", "ls", "plan", "receipt", "report", "search", "smoke",
+    "stack", "validation",
 )  # fmt: skip
 # A case for every kind of update, and the options that bring it about.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -127,7 +128,9 @@ def test_documents_of_every_kind_of_update(kind: str, tmp_path: Path) -> None:
 
 def test_every_kind_of_update_has_a_case() -> None:
     kinds = schema.load("plan")["definitions"]["update"]["oneOf"]
-    assert {each["properties"]["kind"]["const"] for each in kinds} == KINDS.keys()
+    named = [each["properties"]["kind"] for each in kinds]
+    assert {kind["const"] for kind in named if "const" in kind} == KINDS.keys()
+    assert [kind["not"]["enum"] for kind in named if "not" in kind] == [[*KINDS]]
 
 
 def test_merge_that_changes_nothing(tmp_path: Path) -> None:

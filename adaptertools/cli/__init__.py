@@ -15,13 +15,18 @@ from adaptertools.version import VERSION
 
 # Command -> its line in --help. Static, so that help imports no command; a test compares them.
 COMMANDS = {
+    "compare": "Say how ADAPTERS relate: how alike, where they cancel, which are the same.",
     "convert": "Write an adapter in another format, without unpickling anything.",
     "demo": "Make, train, merge, verify and ask a tiny model, offline, in under a minute.",
     "download": "Fetch an adapter, every file of it verified: what it needs, and nothing else.",
+    "extract": "Take the adapter out of a fine-tuned model: its difference to BASE, as low rank.",
     "inspect": "Say what an adapter is, from its config and header.",
+    "ls": "List methods, formats, quants, checks or blends: what each is and can do.",
     "merge": "Merge ADAPTERS into their base model, shard by shard.",
+    "resize": "Give ADAPTER another rank, and say first what each module loses.",
     "search": "List adapters of a base model on the Hub.",
     "smoke": "Run a model or an adapter, and show whom a merged model follows.",
+    "stack": "Stack ADAPTERS into one, exactly, without their base.",
     "upload": "Publish an adapter or a merged model: validated, with its card, in one commit.",
     "validate": "Say what is wrong with adapters: folders, trees of folders, repositories.",
     "verify": "Check a merged model or a downloaded folder against its receipt.",

@@ -10,6 +10,7 @@ What `--scale` asks for multiplies the change: w' = w + scale · (update(w) − 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import lcm
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ class Update(Protocol):
     def describe(self) -> Mapping[str, object]:
         """Say what it does, for plans and receipts."""
         ...
+
+
+def together(updates: Iterable[Update]) -> int:
+    """Give the number of rows that must be in one tile, or a multiple of it (Paired says so)."""
+    return lcm(*(getattr(update, "together", 1) for update in updates))
 
 
 def scratch() -> Callable[[Array], Array]:

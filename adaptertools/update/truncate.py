@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """W without its `rank` smallest singular components. KaSA, arXiv:2412.06071.
+    """W without its `rank` smallest singular components. KaSA, arXiv:2412.06071; OSF.
 
-    Rounded to the stored dtype, because that is the base that PEFT trained on
+    Rounded to the stored dtype for KaSA, because that is the base that PEFT trained on
     (peft/tuners/lora/variants.py, `_truncate_base_weight`; PEFT's SVD is float32, ours float64).
     Needs the whole matrix in memory.
     """
 
     rank: int
+    weight: float = 1.0  # how much of them goes
+    rounded: bool = True
     additive = False
 
     @property
@@ -39,7 +41,9 @@ class Truncate:
             return Opened(lambda tile, original, row: tile.fill(np.nan))
         left, values, right = np.linalg.svd(whole, full_matrices=False)
         keep = len(values) - self.rank
-        kept = base.stored((left[:, :keep] * values[:keep]) @ right[:keep]).astype(base.dtype)
+        values[keep:] *= 1 - self.weight
+        kept = (left * values) @ right
+        kept = (base.stored(kept) if self.rounded else kept).astype(base.dtype)
 
         def step(tile: Array, original: Array | None, row: int) -> None:
             if original is not None:

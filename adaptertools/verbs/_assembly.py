@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from adaptertools.adapter import Adapter
 from adaptertools.checkpoint import Checkpoint
@@ -13,7 +14,10 @@ from adaptertools.packing import CODES, Packed
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs import _config, _ties
 from adaptertools.verbs._claims import claims
-from adaptertools.verbs._drafts import Assembly, Draft, apply, method_of, resizable
+from adaptertools.verbs._drafts import Assembly, Draft, apply, resizable
+from adaptertools.verbs._entries import method_of
+from adaptertools.verbs._module_order import module_order
+from adaptertools.verbs._spread import spread
 
 
 def assemble(
@@ -34,9 +38,15 @@ def assemble(
         method_of(adapter).check(adapter.config)
     packed = packed or {}
     it = _start(base, only, packed)
+    for adapter in only:
+        for text in getattr(method_of(adapter), "doubts", lambda config: ())(adapter.config):
+            it.say("MRG050", text, place=adapter.ref, level="warning")
     now = next(iter(it.config.get("architectures") or ()), "")
     name = _config.architecture(it.config, only, [*it.drafts])
     names = Names(it.drafts, known.prefix(it.config))
+    it.order = partial(module_order, base.config, name)
+    adapters = [(spread(adapter, names, it.order), scale) for adapter, scale in adapters]
+    only = [adapter for adapter, _ in adapters]
     ties = _resolved_ties(it, name, names, only)
     aliases = {a: s for a, s in ties.items() if a not in it.drafts}
     fresh = _config.new_tensors(name)

@@ -32,7 +32,7 @@ def card(
     title = repo or Path(base).name
     head = ["---", *([f"base_model: {json.dumps(repo)}"] if repo else []),
             "base_model_relation: merge", "library_name: transformers", "tags:", "- merge",
-            "- adaptertools", *_licence(Path(folder)), "---"]  # fmt: skip
+            "- adaptertools", *licence(Path(folder)), "---"]  # fmt: skip
     text = ["", f"# {shown(title)} with {len(adapters)} adapter(s) merged in", ""]
     text += [f"Base model: `{shown(title)}`", ""]
     text += ["| adapter | method | rank | scale |", "|-|-|-|-|"]
@@ -50,7 +50,7 @@ def _on_hub(name: str) -> bool:
     return _REPO.fullmatch(name) is not None and not Path(name).exists()
 
 
-def _licence(folder: Path) -> list[str]:
+def licence(folder: Path) -> list[str]:
     """Take the licence lines from the base's own card, where they are plain words."""
     try:
         text = (folder / "README.md").read_text("utf-8").splitlines()

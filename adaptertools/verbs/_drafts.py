@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from adaptertools import plugins, tensorfile
-from adaptertools.adapter import Adapter, Entry, Factor, Saved, Site, TokenRows
-from adaptertools.errors import Mismatch, UnknownMethod, Unsupported, first, shown
+from adaptertools import tensorfile
+from adaptertools.adapter import Entry, Factor, Saved, TokenRows
+from adaptertools.errors import Mismatch, Unsupported, first, shown
 from adaptertools.layouts import known
 from adaptertools.layouts.direct import Names
-from adaptertools.methods import Method
 from adaptertools.packing import Packed, Repack
 from adaptertools.report import Finding, Level
 from adaptertools.tensorfile import FLOATS, TensorSpec
@@ -20,6 +19,7 @@ from adaptertools.update import Update
 from adaptertools.update.rows import Rows, Toward
 from adaptertools.verbs import _config, _ties
 from adaptertools.verbs._claims import Claim
+from adaptertools.verbs._entries import apply_entry, check_float
 
 # Whole tensors first, then rows of them, then what is added: as PEFT's wrappers are nested.
 _ORDER = ("base", "saved", "rows", "entry")
@@ -50,6 +50,8 @@ class Assembly:
     config: dict[str, Any]
     findings: list[Finding]
     used: set[tuple[int, str]] = field(default_factory=set)  # adapter and tensor
+    peers: dict[int, dict[str, tuple[int, int]]] = field(default_factory=dict)  # by adapter
+    order: Callable[[], tuple[str, ...]] = tuple  # the names of all modules, as the model has them
 
     def take(self, claim: Claim, draft: Draft, parts: Iterable[str]) -> None:
         """Note that a draft consumes these tensors of the claim's adapter."""
@@ -59,18 +61,6 @@ class Assembly:
     def say(self, code: str, text: str, place: str = "", level: Level = "note") -> None:
         """Note a deviation or a fact for the report; a warning is what nobody would expect."""
         self.findings.append(Finding(code=code, level=level, place=place, text=text))
-
-
-def method_of(adapter: Adapter) -> Method:
-    """Find the method's file; raise UnknownMethod with the list where there is none."""
-    module = plugins.load("methods", adapter.method.lower())
-    if module is None:
-        names = ", ".join(n.upper() for n in plugins.names("methods"))
-        raise UnknownMethod(
-            f"{shown(adapter.ref)} has peft_type {shown(adapter.method)}, which cannot be merged "
-            f"yet. Known: {names}."
-        )
-    return cast(Method, module)
 
 
 def apply(it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str | None) -> None:
@@ -89,7 +79,7 @@ def apply(it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str |
         _replace(it, claim)
     for claim in ordered:
         if isinstance(claim.item, Entry):
-            wrong += _apply_entry(it, claim, claim.item, names, mha_out_proj)
+            wrong += apply_entry(it, claim, claim.item, names, mha_out_proj)
         elif isinstance(claim.item, TokenRows):
             wrong += _apply_rows(it, claim, claim.item)
         elif claim.kind == "saved":
@@ -102,74 +92,8 @@ def apply(it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str |
         it.say("MRG001", sentence)
 
 
-def _apply_entry(
-    it: Assembly, claim: Claim, entry: Entry, names: Names, mha_out_proj: str | None
-) -> list[str]:
-    """Add an entry's updates to its weight and bias; give what does not fit."""
-    draft = it.drafts[claim.tensor]
-    _check_float(draft, claim)
-    transposed = known.stores_in_out(entry.target, it.config)
-    if draft.packed is not None:
-        transposed = False  # every packing stores nn.Linear's orientation
-    elif transposed is None:
-        if claim.adapter.config.get("fan_in_fan_out"):
-            raise Unsupported(
-                f"{shown(entry.target)}: the adapter says fan_in_fan_out, and the base's config "
-                "has no model_type that says how it stores its weights. Add model_type to it."
-            )
-        transposed = False
-    bias = names.bias(claim.tensor)
-    site = Site(
-        entry=entry, config=claim.adapter.config, weight=draft.source, transposed=transposed,
-        bias=it.drafts[bias].source if bias else None, scale=claim.scale,
-        attention=names.beside_attention(claim.tensor), mha_out_proj=mha_out_proj,
-    )  # fmt: skip
-    method = method_of(claim.adapter)
-    wrong = []
-    for update in method.updates(site):
-        wrong += _fits(claim, update, draft)
-        draft.updates.append(update)
-    own = [s.name for role, s in entry.parts.items() if not role.endswith(".bias")]
-    it.take(claim, draft, (*own, *claim.also))
-    for update in method.bias_updates(site):
-        assert bias is not None
-        wrong += _fits(claim, update, it.drafts[bias])
-        it.drafts[bias].updates.append(update)
-        it.take(claim, it.drafts[bias], [n for n in claim.parts if n not in own])
-    _check_roles(method, entry)
-    return wrong
-
-
-def _check_roles(method: Method, entry: Entry) -> None:
-    """Refuse a role that the method does not know: it would be left out silently."""
-    if odd := sorted(entry.parts.keys() - method.tensors.keys()):
-        names = first(entry.parts[role].name for role in odd)
-        raise Unsupported(
-            f"{names}: {method.peft_type} has no tensor of that name up to PEFT 0.21. "
-            "Nothing was written, because leaving it out could change the result."
-        )
-
-
-def _fits(claim: Claim, update: Update, draft: Draft) -> list[str]:
-    have = (draft.source.rows, draft.source.columns)
-    if update.shape is None or update.shape == have:
-        return []
-    return [
-        f"{shown(claim.tensor)}: the update is {update.shape[0]}×{update.shape[1]}, "
-        f"the weight is {have[0]}×{have[1]}"
-    ]
-
-
-def _check_float(draft: Draft, claim: Claim) -> None:
-    if draft.source.dtype not in FLOATS:
-        raise Unsupported(
-            f"{shown(claim.tensor)} is stored as {draft.source.dtype}. Adding to packed or 8-bit "
-            "codes would destroy them. Pass the 16-bit model as --base."
-        )
-
-
 def _check_plain(draft: Draft, claim: Claim) -> None:
-    _check_float(draft, claim)
+    check_float(draft, claim)
     if draft.packed is not None:
         raise Unsupported(
             f"{shown(claim.tensor)}: {shown(claim.adapter.ref)} saves it whole, the base has it "
@@ -179,13 +103,20 @@ def _check_plain(draft: Draft, claim: Claim) -> None:
 
 def _apply_rows(it: Assembly, claim: Claim, rows: TokenRows) -> list[str]:
     draft = it.drafts[claim.tensor]
-    _check_float(draft, claim)
+    check_float(draft, claim)
     last = max(rows.indices, default=0)
     if last >= draft.source.rows or rows.spec.columns != draft.source.columns:
         return [
             f"{shown(claim.tensor)}: token rows up to {last} of width {rows.spec.columns}, "
             f"the weight is {draft.source.rows}×{draft.source.columns}"
         ]
+    for before in (update for update in draft.updates if isinstance(update, Rows)):
+        twice, other = sorted({*before.indices} & {*rows.indices}), before.values
+        if twice and isinstance(other, Factor) and other.spec.file != rows.spec.file:
+            raise Unsupported(
+                f"{shown(claim.tensor)}: two adapters bring tokens {first(twice)}; a row cannot be "
+                "both. Merge one of the adapters, or take the rows out of one."
+            )
     draft.updates.append(Rows(rows.indices, Factor(rows.spec), claim.scale))
     it.take(claim, draft, claim.parts)
     return []

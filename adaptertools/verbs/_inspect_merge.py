@@ -10,7 +10,9 @@ from adaptertools import plugins, targets
 from adaptertools.adapter import Adapter
 from adaptertools.checkpoint import Checkpoint
 from adaptertools.errors import AdapterToolsError, Unsupported, first, shown
+from adaptertools.methods._refused import refusal
 from adaptertools.verbs._base import find
+from adaptertools.verbs._entries import has_role
 from adaptertools.verbs._inspect_config import word
 from adaptertools.verbs._inspect_held import Held
 from adaptertools.verbs._inspect_parts import Contents
@@ -66,8 +68,7 @@ def _checked(held: Held, found: Contents) -> Adapter:
         raise Unsupported("It is no PEFT adapter, and no other is merged yet.")
     how = cast("Method | None", plugins.load("methods", method.lower()))
     if how is None:
-        known = ", ".join(name.upper() for name in plugins.names("methods"))
-        raise Unsupported(f"{shown(method)} cannot be merged yet. Known: {known}.")
+        raise refusal(method, "The adapter")
     if found.adapter is None:
         raise Unsupported(found.why or held.fault or "There are no weights.")
     adapter = found.adapter
@@ -78,6 +79,6 @@ def _checked(held: Held, found: Contents) -> Adapter:
             f"{shown(held.file)} first, and merge what that writes."
         )
     for entry in adapter.entries:
-        if odd := sorted(entry.parts.keys() - how.tensors.keys()):
+        if odd := sorted(role for role in entry.parts if not has_role(role, how.tensors)):
             raise Unsupported(f"{shown(entry.target)}: {how.peft_type} has no {shown(odd[0])}.")
     return adapter

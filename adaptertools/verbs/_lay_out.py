@@ -41,6 +41,7 @@ def lay_out(
         edits = [edit for job in jobs for edit in job.edits]
         foreseen = [r for r in foreseen if r.tensor not in weak]
     _survival.check_nearest(foreseen, edits, options.force)
+    _survival.check_cut(foreseen, edits, options.force)
     if text := _survival.advice(edits, options.rounding):
         it.say("MRG040", text)
     return jobs, index, foreseen

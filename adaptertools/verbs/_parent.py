@@ -16,7 +16,7 @@ from adaptertools.checkpoint import Checkpoint
 from adaptertools.errors import Mismatch, NotFound, Unsupported, first, shown
 from adaptertools.layouts import known
 from adaptertools.packing import Packed
-from adaptertools.probe import part_of
+from adaptertools.probe_rows import part_of
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.unpacked import Unpacked
 from adaptertools.verbs._options import Options

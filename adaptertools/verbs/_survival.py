@@ -14,7 +14,7 @@ from adaptertools.retention import TYPICAL_ERROR
 from adaptertools.rounding import Rounding
 from adaptertools.scales import NEAREST
 
-LOST, WEAK = 0.5, 0.9  # below the first an update is lost, below the second weak
+LOST, CUT, WEAK = 0.5, 0.8, 0.9  # of an update: less is lost, is cut off, is weak
 
 # In measured order of what is left of the loss gain, on a trained MiniLM (benchmarks/README.md).
 _WAYS = (
@@ -98,6 +98,19 @@ def check_nearest(said: Sequence[Rounding], edits: Sequence[Edit], force: bool) 
             f"--rounding nearest would keep {_share(near['kept'])} of this adapter: the base lies "
             "on its grid, and what is smaller than half a step is rounded back. Leave --rounding "
             "out, choose --quant 8bit or none, or pass --force."
+        )
+
+
+def check_cut(said: Sequence[Rounding], edits: Sequence[Edit], force: bool) -> None:
+    """Refuse kept scales that cut an update off: rows that grow (IA3, RoAd) leave the grid."""
+    kept = {e.name for e in edits if e.packed and e.repack and e.repack.kept}
+    dice = {e.name for e in edits if e.repack and e.repack.rounding not in NEAREST}
+    left = summed([r for r in said if r.tensor in kept & dice])
+    if left and left["kept"] < CUT and not force:
+        raise Unsupported(
+            f"The packed base's own scales would keep {_share(left['kept'])} of this adapter: what "
+            "grows beyond the largest weight of its block is cut off. Choose --quant 8bit or none, "
+            "merge into the 16-bit original (--base-weights original), or pass --force."
         )
 
 

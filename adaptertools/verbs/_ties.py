@@ -77,7 +77,7 @@ def _shared(claims: Sequence[Claim], aliases: Mapping[str, str]) -> tuple[list[C
             )
         if twin is not None and equal:
             rest.remove(claim)
-            rest[rest.index(twin)] = replace(twin, also=claim.parts, shared=True)
+            rest[rest.index(twin)] = replace(twin, also=(*twin.also, *claim.parts), shared=True)
             said.append(
                 f"{shown(claim.tensor)} and {shown(source)} carry the same change: applied once, "
                 "and they stay tied."

@@ -53,7 +53,8 @@ def plan(
         mha_out_proj: "once" or "twice", for MultiheadAttention's out_proj.
         allow_nonfinite: merge NaN and infinity instead of refusing them.
         quant: "keep", "none" (16 bit), "4bit"/"nf4", "fp4", "8bit"/"int8".
-        rounding: "adapter", "stochastic", "nearest"; what suits source and target where it is None.
+        rounding: "adapter", "stochastic", "nearest", or "search", which is nearest on fresh scales
+            that fit best; what suits source and target where it is None.
         double_quant, block_size: of 4-bit output; the base's own, else bitsandbytes' defaults.
         seed: fixes stochastic rounding.
         min_retention: leave weights in 16 bit that would keep a smaller share of their update.
@@ -157,13 +158,18 @@ def _say_base(it: Assembly, base: Checkpoint, adapters: Sequence[Adapter]) -> No
 
 
 def _describe(adapter: Adapter, scale: float) -> dict[str, Any]:
+    return {"ref": adapter.ref, "format": adapter.format, "method": adapter.method,
+            "rank": adapter.rank, "tensors": len(adapter.tensors), "scale": scale,
+            "sha256": sha256_of(adapter)}  # fmt: skip
+
+
+def sha256_of(adapter: Adapter) -> str:
+    """Digest an adapter's config and weights: what receipts know it by."""
     digest = hashlib.sha256(json.dumps(dict(adapter.config), sort_keys=True).encode())
     for file in sorted({spec.file for spec in adapter.tensors.values()}):
         with Path(file).open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return {"ref": adapter.ref, "format": adapter.format, "method": adapter.method,
-            "rank": adapter.rank, "tensors": len(adapter.tensors), "scale": scale,
-            "sha256": digest.hexdigest()}  # fmt: skip
+    return digest.hexdigest()
 
 
 def _describe_base(base: Checkpoint, held: Checkpoint) -> dict[str, Any]:

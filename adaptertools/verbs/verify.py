@@ -15,6 +15,7 @@ from typing import Any
 from adaptertools import checkpoint, hub, probe, probe_packed, tensorfile
 from adaptertools.errors import AdapterToolsError
 from adaptertools.jobs import Edit, MergePlan
+from adaptertools.probe_values import recomputed
 from adaptertools.report import Finding, Report
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs import _verify_download
@@ -114,6 +115,9 @@ def check_output(
     probed = sum(bool(edit.updates) for edit in work)
     facts = {"tensors": len(work), "probed": probed, "equal": len(work) - probed,
              "wrong": sum(1 for f in faults if f)}  # fmt: skip
+    if again := sum(recomputed(edit) for edit in work if edit.updates):
+        text = f"{again} of the {probed} changed tensors were computed a second time, in float64."
+        findings.append(Finding(code="VER009", level="note", place="", text=text))
     return Report(verb="verify", subject=str(folder), findings=tuple(findings), facts=facts)
 
 

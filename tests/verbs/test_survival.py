@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,19 @@ def test_what_the_plan_foresees_comes_to_pass(
     for name, said in after.items():  # weights of these models are one tile: all was measured
         assert ahead[name] == Retention(**said)
     assert plan.as_json()["foreseen"][0]["retention"].keys() == said.keys()
+
+
+@pytest.mark.parametrize(
+    ("how", "kept", "force", "refused"),
+    [
+        ("adapter", 0.6, False, True), ("stochastic", 0.6, False, True),
+        ("adapter", 0.6, True, False), ("adapter", 0.95, False, False),
+        ("nearest", 0.6, False, False),
+    ],
+)  # fmt: skip
+def test_kept_scales_that_cut_an_update_off_are_refused(
+    how: str, kept: float, force: bool, refused: bool, tmp_path: Path
+) -> None:
+    planned = edits(tmp_path, how)
+    with pytest.raises(Unsupported, match="cut off") if refused else nullcontext():
+        _survival.check_cut([rounding(kept)], planned, force)

@@ -120,16 +120,16 @@ def test_lists_in_every_style(front: str, tags: list[str], end: str) -> None:
 @pytest.mark.parametrize(
     "front",
     [
-        "base_model: /home/me/llama\n",
-        "base_model: '/home/me/llama' # mine\n",
-        "base_model:\n- /home/me/llama\n",
-        "base_model: [/home/me/llama]\n",
+        "base_model: /srv/me/llama\n",
+        "base_model: '/srv/me/llama' # mine\n",
+        "base_model:\n- /srv/me/llama\n",
+        "base_model: [/srv/me/llama]\n",
     ],
 )
 def test_a_path_gives_way_to_the_base(front: str) -> None:
-    old = f"---\n{front}tags:\n- base_model:adapter:/home/me/llama\n- x\n---\n"
-    card = mended(old, forced=True, replaced="/home/me/llama")
-    assert "/home" not in card
+    old = f"---\n{front}tags:\n- base_model:adapter:/srv/me/llama\n- x\n---\n"
+    card = mended(old, forced=True, replaced="/srv/me/llama")
+    assert "/srv" not in card
     held = meta(card)
     assert held["base_model"] in (BASE, [BASE])
     assert held["tags"] == [f"base_model:adapter:{BASE}", "x", "lora", "adaptertools"]

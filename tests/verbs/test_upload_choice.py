@@ -76,7 +76,7 @@ def test_include_and_exclude(folder: Path) -> None:
 )
 def test_bases_on_the_hub(name: str) -> None:
     assert _upload_base.choose(name, None, "it") == name
-    assert _upload_base.choose("/home/me/x", name, "it") == name
+    assert _upload_base.choose("/srv/me/x", name, "it") == name
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_only_the_base_is_rewritten(text: str) -> None:
 @pytest.mark.parametrize(
     ("said", "public"),
     [
-        ("/home/me/models/llama", "llama"),
-        ("/home/me/my models/llama 2/", "llama 2"),
+        ("/srv/me/models/llama", "llama"),
+        ("/srv/me/my models/llama 2/", "llama 2"),
         ("C:\\Users\\me\\llama", "llama"),
         ("../../base", "base"),
         ("~/base/tokenizer.json", "tokenizer.json"),
