@@ -14,7 +14,7 @@ from adaptertools.retention import TYPICAL_ERROR
 from adaptertools.rounding import Rounding
 from adaptertools.scales import NEAREST
 
-LOST, CUT, WEAK = 0.5, 0.8, 0.9  # of an update: less is lost, is cut off, is weak
+LOST, WEAK = 0.5, 0.9  # below the first an update is lost, below the second weak
 
 # In measured order of what is left of the loss gain, on a trained MiniLM (benchmarks/README.md).
 _WAYS = (
@@ -106,7 +106,7 @@ def check_cut(said: Sequence[Rounding], edits: Sequence[Edit], force: bool) -> N
     kept = {e.name for e in edits if e.packed and e.repack and e.repack.kept}
     dice = {e.name for e in edits if e.repack and e.repack.rounding not in NEAREST}
     left = summed([r for r in said if r.tensor in kept & dice])
-    if left and left["kept"] < CUT and not force:
+    if left and left["kept"] < LOST and not force:
         raise Unsupported(
             f"The packed base's own scales would keep {_share(left['kept'])} of this adapter: what "
             "grows beyond the largest weight of its block is cut off. Choose --quant 8bit or none, "

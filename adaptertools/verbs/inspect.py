@@ -171,7 +171,9 @@ def _norms(found: Contents, progress: Callable[[int], object]) -> tuple[Norm, ..
     from adaptertools.verbs import _inspect_deep
 
     adapter = found.adapter
-    method = plugins.load("methods", adapter.method.lower()) if adapter else None
+    # Of other methods a size takes the base: they multiply it, or need its shape.
+    known = adapter is not None and adapter.method == "LORA"
+    method = plugins.load("methods", "lora") if known else None
     return tuple(_inspect_deep.measure(adapter, method, progress)) if adapter and method else ()
 
 

@@ -101,7 +101,7 @@ CASES: dict[str, tuple[Spoil, str, tuple[str, ...]]] = {
         write("base/config.json", b"\xff\xfe"), DEFAULT, ("config.json", "not UTF-8")
     ),
     "another method": (
-        configure(CONFIG, peft_type="IA3"), DEFAULT, ("peft_type IA3", "cannot be merged", "LORA")
+        configure(CONFIG, peft_type="IA3"), DEFAULT, ("says IA3", "a tensor of LORA")
     ),
     "base quantised": (
         configure("base/config.json", quantization_config={"quant_method": "gptq"}),
@@ -212,4 +212,4 @@ def test_names_from_strangers_are_escaped(street: Path) -> None:
     store(A, lambda tensors: {**tensors, evil: handmade.noise(2, 8)})(street)
     assert_refused(merge(street), r"model.\x1b[2Jlayers\n.0.q_proj")
     configure(CONFIG, peft_type="\x1b[2J\n")(street)
-    assert_refused(merge(street), r"peft_type \x1b[2J\n")
+    assert_refused(merge(street), r"\x1b[2J\n")

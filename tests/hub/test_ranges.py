@@ -14,7 +14,7 @@ from adaptertools.hub.ranges import HubPieces
 from adaptertools.hub.repo import RemoteFile, Repo
 from tests.hub_server import Hub
 
-DATA = random.Random(0).randbytes(3_000_000)
+DATA = random.Random(0).randbytes(24_000_000)  # more than sockets hold
 NAME = "adapter_model.safetensors"
 
 

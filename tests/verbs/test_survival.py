@@ -254,9 +254,9 @@ def test_what_the_plan_foresees_comes_to_pass(
 @pytest.mark.parametrize(
     ("how", "kept", "force", "refused"),
     [
-        ("adapter", 0.6, False, True), ("stochastic", 0.6, False, True),
-        ("adapter", 0.6, True, False), ("adapter", 0.95, False, False),
-        ("nearest", 0.6, False, False),
+        ("adapter", 0.4, False, True), ("stochastic", 0.4, False, True),
+        ("adapter", 0.4, True, False), ("adapter", 0.6, False, False),
+        ("nearest", 0.4, False, False),
     ],
 )  # fmt: skip
 def test_kept_scales_that_cut_an_update_off_are_refused(
