@@ -63,7 +63,7 @@ def test_proportions() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef)
     )
-    assert modules[len(modules) // 2] <= 110
+    assert modules[len(modules) // 2] <= 100
     assert lengths[len(lengths) // 2] <= 9
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from adaptertools.cli._cosines import TITLE, Grid, letters, matrix
-from adaptertools.cli._page import CELL, MARGIN, MOST, STYLE, TOP, safe
+from adaptertools.cli._page import CELL, MOST, STYLE, chart, safe
 from adaptertools.verbs._compare_parts import Comparison
 
 
@@ -18,11 +19,12 @@ def page(value: Comparison, grid: Grid) -> str:
         for name, side in zip(names, value.adapters, strict=True)
     )
     notes = "".join(f"<li>{f.code} {safe(f.place)} {safe(f.text)}</li>" for f in value.findings)
+    drawn = "".join(chart(grid, partial(_cell, grid)))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>compare</title>'
         f"<style>{STYLE}</style></head>\n<body><h1>compare</h1>\n<ul>{said}{notes}</ul>\n"
         f"<table>{''.join(_matrix(value, names))}</table>\n"
-        f'<h2>{TITLE}</h2>\n<div class="scroll">{"".join(_map(grid))}</div>\n'
+        f'<h2>{TITLE}</h2>\n<div class="scroll">{drawn}</div>\n'
         "<p>red −1, white 0, blue 1; no square: no two of them change it</p>\n"
         f"<table>{''.join(_table(value, names))}</table>\n</body></html>\n"
     )
@@ -35,24 +37,13 @@ def _matrix(value: Comparison, names: list[str]) -> Iterator[str]:
         yield f"<tr><td>{name}</td>{''.join(cells)}</tr>\n"
 
 
-def _map(grid: Grid) -> Iterator[str]:
-    width = MARGIN + CELL * (len(grid.layers) + 1)
-    height = TOP + CELL * (len(grid.kinds) + 1)
-    yield f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img">'
-    for column, layer in enumerate(grid.layers):
-        if column % 5 == 0:
-            yield f'<text x="{MARGIN + CELL * column}" y="{TOP - 6}">{layer}</text>'
-    for row, name in enumerate(grid.kinds):
-        y = TOP + CELL * row
-        yield f'<text x="{MARGIN - 6}" y="{y + 12}" text-anchor="end">{safe(name)}</text>'
-        for column, layer in enumerate(grid.layers):
-            if (name, layer) in grid.cells:
-                at = grid.cells[name, layer]
-                title = f"<title>{safe(name)}, layer {layer}: {_number(at)}</title>"
-                yield (f'<rect x="{MARGIN + CELL * column}" y="{y}" width="{CELL - 1}" '
-                       f'height="{CELL - 1}" fill="{_colour(at)}" stroke="#ccc" '
-                       f'stroke-width=".5">{title}</rect>')  # fmt: skip
-    yield "</svg>"
+def _cell(grid: Grid, name: str, layer: int, x: int, y: int) -> str:
+    at = grid.cells[name, layer]
+    title = f"<title>{safe(name)}, layer {layer}: {_number(at)}</title>"
+    return (
+        f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{_colour(at)}" '
+        f'stroke="#ccc" stroke-width=".5">{title}</rect>'
+    )
 
 
 def _colour(cosine: float | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from html import escape
+from typing import Protocol
 
 from adaptertools.cli._heat import TITLE, Heat, level
 from adaptertools.errors import shown
@@ -30,10 +32,11 @@ def page(found: Inspection, grid: Heat) -> str:
              *(("targets", each) for each in found.targets[:100])]  # fmt: skip
     said = "".join(f"<li>{key}: <code>{safe(value)}</code></li>" for key, value in facts)
     notes = "".join(f"<li>{safe(note)}</li>" for note in found.notes)
+    drawn = "".join(chart(grid, partial(_cell, grid)))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
         f"<style>{STYLE}</style></head>\n<body><h1><code>{name}</code></h1>\n<ul>{said}{notes}</ul>"
-        f'\n<h2>{TITLE}</h2>\n<div class="scroll">{"".join(_map(grid))}</div>\n'
+        f'\n<h2>{TITLE}</h2>\n<div class="scroll">{drawn}</div>\n'
         f"<p>{_legend(grid)}</p>\n<table>{''.join(_table(found))}</table>\n</body></html>\n"
     )
 
@@ -43,7 +46,27 @@ def safe(text: str) -> str:
     return escape(shown(text, 400), quote=True)
 
 
-def _map(grid: Heat) -> Iterator[str]:
+class Chart(Protocol):
+    """Kinds of module by layers, and which of them there are."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The rows."""
+        ...
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The columns."""
+        ...
+
+    @property
+    def cells(self) -> Mapping[tuple[str, int], float | None]:
+        """What is in them."""
+        ...
+
+
+def chart(grid: Chart, cell: Callable[[str, int, int, int], str]) -> Iterator[str]:
+    """Draw kinds by layers; `cell` gives the square of a kind and a layer at x and y."""
     width = MARGIN + CELL * len(grid.layers) + CELL
     height = TOP + CELL * len(grid.kinds) + CELL
     yield f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" role="img">'
@@ -55,7 +78,7 @@ def _map(grid: Heat) -> Iterator[str]:
         yield f'<text x="{MARGIN - 6}" y="{y + 12}" text-anchor="end">{safe(name)}</text>'
         for column, layer in enumerate(grid.layers):
             if (name, layer) in grid.cells:
-                yield _cell(grid, name, layer, MARGIN + CELL * column, y)
+                yield cell(name, layer, MARGIN + CELL * column, y)
     yield "</svg>"
 
 

@@ -17,7 +17,7 @@ from adaptertools import tensorheader
 from adaptertools.errors import HubError, NotFound, Unreadable, first, shown
 from adaptertools.hub import client, digests, known, offline, zipped
 from adaptertools.hub.names import hostile, nearest
-from adaptertools.hub.ranges import FilePieces, HubPieces, Pieces, StorePieces
+from adaptertools.hub.ranges import FilePieces, HubPieces, Pieces, StorePieces, forget
 from adaptertools.hub.repo import RemoteFile, Repo, is_commit, named, resolve
 from adaptertools.ref import Ref
 
@@ -70,6 +70,7 @@ class Peek:
         try:
             known.write(path, partial(self._fill, file, strict=True))
         except _Damaged:
+            forget()  # where small files were found, in case the fault is there
             known.write(path, partial(self._fill, file, strict=False))
         if _sound(path):
             self._doubt(name).unlink(missing_ok=True)

@@ -114,6 +114,11 @@ class HubPieces:
             raise _Odd(f"the server has {match[3]} bytes of it, and the listing says {self.size}")
 
 
+def forget() -> None:
+    """Ask at the front door again: what lies where small files were sent to is not what it was."""
+    _MOVED.clear()
+
+
 class FilePieces:
     """One file that is here already."""
 

@@ -26,6 +26,14 @@ def module_order(config: Mapping[str, Any], architecture: str) -> tuple[str, ...
     return tuple(dict.fromkeys(n for several in spelt for n in several))
 
 
+def _bare(said: Any) -> Any:
+    """Leave out what names code: kernels for attention or experts, classes of a repository."""
+    if not isinstance(said, dict):
+        return said
+    named = ("auto_map", "quantization_config")
+    return {k: _bare(v) for k, v in said.items() if "implementation" not in k and k not in named}
+
+
 @lru_cache(maxsize=2)
 def _named(config: str, architecture: str) -> tuple[str, ...]:
     try:
@@ -37,11 +45,13 @@ def _named(config: str, architecture: str) -> tuple[str, ...]:
             "transformers knows. Install the extra: pip install 'adaptertools[models]'."
         ) from None
     kind = getattr(transformers, architecture, None)
-    said = json.loads(config)
+    said = _bare(json.loads(config))
     try:
+        if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+            raise TypeError("it is the name of no model")
         whole = transformers.AutoConfig.for_model(**said)
         with torch.device("meta"):
-            model = kind(whole)  # type: ignore[misc]
+            model = kind(whole)
     except Exception as error:  # whatever a model's constructor may raise
         raise Unsupported(
             "The adapter's tensors are numbered in the order of the model's modules, and "

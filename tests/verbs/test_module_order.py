@@ -38,7 +38,7 @@ def test_no_weights_are_made() -> None:
     assert "model.layers.39.mlp.down_proj" in order
 
 
-@pytest.mark.parametrize("architecture", ["Custom", "", "AutoConfig"])
+@pytest.mark.parametrize("architecture", ["Custom", "", "AutoConfig", "pipeline", "Trainer"])
 def test_unknown_models_are_refused(architecture: str) -> None:
     with pytest.raises(Unsupported, match=r"transformers makes no .*Merge it with PEFT"):
         module_order({"model_type": "custom"}, architecture)
@@ -54,3 +54,17 @@ def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_device_is_left_alone() -> None:
     module_order(llama()().config.to_dict(), "LlamaForCausalLM")
     assert torch.empty(1).device.type == "cpu"
+
+
+def test_nothing_that_a_config_names_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention may be a kernel of the Hub, which transformers fetches and runs."""
+
+    def fetched(*args: object, **more: object) -> None:
+        raise AssertionError("a kernel was asked for")
+
+    loader = "transformers.integrations.hub_kernels.load_and_register_attn_kernel"
+    monkeypatch.setattr(loader, fetched)
+    config = llama()().config.to_dict()
+    plain = module_order(config, "LlamaForCausalLM")
+    named = {"_attn_implementation": "evil/kernel", "auto_map": {"AutoModel": "evil.Model"}}
+    assert module_order(config | named, "LlamaForCausalLM") == plain
