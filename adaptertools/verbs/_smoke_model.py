@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptertools import tensorfile
+from adaptertools.errors import Unsafe, shown
 from adaptertools.verbs._config import embedding
 
 MODEL, ADAPTER, WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+
+
+def _implementations(said: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Give the implementations that a config asks for, in its parts too."""
+    if isinstance(said, Mapping):
+        for name, value in said.items():
+            yield from _implementations(value, name if "implementation" in name else key)
+    elif key and isinstance(said, str):
+        yield key, said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +30,15 @@ class Model:
     ref: str
     folder: Path
     config: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Raise Unsafe for a config that has transformers fetch code and run it."""
+        for key, name in _implementations(self.config):
+            if "/" in name:
+                raise Unsafe(
+                    f"{shown(self.ref)}: its config.json names the kernel {shown(name)} as {key}, "
+                    f"which transformers fetches from the Hub and runs. Take {key} out of it."
+                )
 
     @property
     def nbytes(self) -> int:

@@ -1,8 +1,13 @@
 """smoke: right merges pass, wrong ones do not, quantised or not, whatever kind of model it is."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import transformers
 
+from adaptertools.errors import Unsafe
+from adaptertools.verbs._smoke_model import Model
 from tests.tiny_smoke import MODELS, Street, ask, bitsandbytes, codes, fold, make, quiet
 
 
@@ -92,3 +97,18 @@ def test_a_merge_into_something_else_follows_neither(street: Street) -> None:
     merged = fold("llama", other, adapter, street.folder / "elsewhere")
     found = ask(merged, adapter, base=base)
     assert (found.ok, found.verdict) == (False, "neither")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"_attn_implementation": "evil/kernel"}, {"attn_implementation": "paged|evil/kernel@v1:f"},
+        {"text_config": {"_attn_implementation": "evil/kernel"}},
+        {"attn_implementation": {"text_config": "evil/kernel"}},
+    ],
+)  # fmt: skip
+def test_a_kernel_of_the_hub_is_not_run(said: dict[str, Any], tmp_path: Path) -> None:
+    """Transformers fetches what such a name means, and imports it."""
+    with pytest.raises(Unsafe, match=r"names the kernel .*evil/kernel"):
+        Model(ref="m", folder=tmp_path, config={"model_type": "llama", **said})
+    Model(ref="m", folder=tmp_path, config={"_attn_implementation": "sdpa", "name": "a/b"})
