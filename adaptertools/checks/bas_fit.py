@@ -22,15 +22,18 @@ _HEADS = ("lm_head", "embed_out", "output")
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 
 
-def _depth(base: Base, module: str) -> int | None:
-    """Say how many layers there are where a module lies; None where the config does not say."""
+def _depth(base: Base, module: str) -> tuple[int | None, int]:
+    """Say how many layers there are where a module lies, and how many more may be stored.
+
+    None where the config does not say.
+    """
     config, part = base.config, "text_config"
     part = next((key for word, key in _TOWERS.items() if word in module), part)
     nested = config.get(part)
     if isinstance(nested, dict):
         config = nested
     elif part != "text_config":
-        return None
+        return None, 0
     keys: tuple[str, ...] = _DEPTHS
     if module.startswith(("decoder.", "model.decoder.")):
         keys = ("num_decoder_layers", "decoder_layers", *_DEPTHS)
@@ -38,7 +41,7 @@ def _depth(base: Base, module: str) -> int | None:
         keys = ("encoder_layers", *_DEPTHS)
     depth = next((config[key] for key in keys if type(config.get(key)) is int), None)
     more = config.get("num_nextn_predict_layers")  # heads that guess further tokens
-    return depth + more if depth is not None and type(more) is int else depth
+    return depth, more if type(more) is int else 0
 
 
 @check("BAS007", "every adapted module is in the base", fix="Pass the base it was trained on.")
@@ -52,11 +55,12 @@ def fits(config: Config, weights: Weights, base: Base) -> Result:
     modules = _names.modules(weights.tensors)
     depths = {m: _depth(base, m) for m in modules}
     numbers = {m: _names.layer(m)[0] for m in modules}
-    beyond = [m for m, n in numbers.items() if n is not None and n >= (depths[m] or 1 << 30)]
+    ends = {m: (depth or 1 << 30) + more for m, (depth, more) in depths.items()}
+    beyond = [m for m, n in numbers.items() if n is not None and n >= ends[m]]
     if beyond:
         yield Found(
             text=f"{len(beyond)} modules lie in layers that {shown(base.ref)} does not have "
-            f"(it has {depths[beyond[0]]}): {first(beyond, 2)}.",
+            f"(it has {ends[beyond[0]]}): {first(beyond, 2)}.",
             file=weights.file,
         )
     elif _everywhere(config):
@@ -75,14 +79,14 @@ def _everywhere(config: Config) -> bool:
 
 
 def _shallow(
-    numbers: Mapping[str, int], depths: Mapping[str, int | None], weights: Weights
+    numbers: Mapping[str, int], depths: Mapping[str, tuple[int | None, int]], weights: Weights
 ) -> Result:
     ends: dict[str, tuple[int, str]] = {}
     for module, number in numbers.items():
         tower = _names.layer(module)[1].partition(".N.")[0]
         ends[tower] = max(ends.get(tower, (-1, "")), (number, module))
     for tower, (top, module) in ends.items():
-        depth = depths[module]
+        depth, _ = depths[module]
         if depth is not None and top < depth - 1:
             yield Found(
                 text=f"The last adapted layer of {shown(tower)} is {top}, and the base has {depth} "

@@ -72,7 +72,8 @@ def remote_code(text: Text, files: Mapping[str, File]) -> Result:
 
     From PEFT 0.7.0 to 0.17.1 tokenizer_kwargs of a prompt tuning config were passed on as they
     are. In transformers 4.56 to 5.2 `_attn_implementation_internal` of a config.json did the same
-    (CVE-2026-4372), so a config.json beside the adapter is read too.
+    (CVE-2026-4372), so a config.json beside the adapter is read too. A kernel named as a
+    repository (`attn_implementation: user/repo`) is fetched from the Hub and run in the same way.
     """
     for pointer, key, value in _members(text.value):
         if _opens(key, value) or key == "auto_map":
@@ -88,6 +89,8 @@ def remote_code(text: Text, files: Mapping[str, File]) -> Result:
 
 
 def _opens(key: str, value: object) -> bool:
+    if key.endswith("_implementation"):  # of attention or experts: eager, sdpa … or a repository
+        return any("/" in str(v) for v in (value.values() if isinstance(value, dict) else [value]))
     return bool(value) and (key == "trust_remote_code" or key.endswith("_internal"))
 
 

@@ -134,6 +134,9 @@ def test_megatron(core: object, config: object, expected: list[str], adapter: Pa
      ({"a": [{"b/c": {"trust_remote_code": "no"}}]}, "/a/0/b~1c/trust_remote_code"),
      ({"auto_map": {"AutoModel": "own.Own"}}, "/auto_map"),
      ({"_attn_implementation_internal": "a/b"}, "/_attn_implementation_internal"),
+     ({"attn_implementation": "user/kernel"}, "/attn_implementation"),
+     ({"attn_implementation": {"text": "user/kernel@main"}}, "/attn_implementation"),
+     ({"experts_implementation": "grouped_mm", "attn_implementation": "sdpa"}, ""),
      ({"trust_remote_code": False, "_attn_implementation_internal": None}, "")],
 )  # fmt: skip
 def test_remote_code(value: dict[str, Any], pointer: str, adapter: Path) -> None:
