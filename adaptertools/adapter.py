@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fused:
+    """The nn.Parameter that an entry changes (`target_parameters`), as the base has it."""
+
+    parameter: str  # its full name, in the words of the model
+    shape: tuple[int, ...]  # (experts, rows, columns), or of one matrix
+    turned: bool = False  # (B·A)ᵀ is added to each expert
+    rank_major: bool = True  # the columns of B: rank slowest, as PEFT has it, or expert slowest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What an adapter stores for one module, its scale already resolved."""
 
@@ -22,6 +32,10 @@ class Entry:
     scale: float  # alpha / r, alpha / sqrt(r), … after patterns
     rank: int
     nested: bool = False  # stored under `base_layer` of another adapted module
+    # With target_parameters several parameters of one module are nested: how many are around it.
+    depth: int = 0
+    # Its parameter, once a base has said which that is; until then rank and scale are the module's.
+    fused: Fused | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +109,11 @@ class Factor:
         shape = (self.spec.rows, self.spec.columns * self.blocks)
         return shape[::-1] if self.transposed else shape
 
+    @property
+    def ranged(self) -> bool:
+        """Whether it is stored as it is used, so that rows can be read by themselves."""
+        return self.blocks == 1 and self.diagonal is None and not self.transposed
+
     def read(self, dtype: str) -> Array:
         """Load it in this dtype."""
         import numpy as np
@@ -109,6 +128,17 @@ class Factor:
         if self.diagonal is not None:
             array = array * tensorfile.read(self.diagonal).astype(dtype).reshape(1, -1)
         return np.ascontiguousarray(array.T) if self.transposed else array
+
+    def pick(self, rows: slice, columns: slice, dtype: str) -> Array:
+        """Load some rows and columns, of a factor that is stored as it is used."""
+        import numpy as np
+
+        # Mapped: of one expert's columns among many, reading and widening all would be the work.
+        stored = np.memmap(
+            self.spec.file, tensorfile.dtype_of(self.spec.dtype), "r", self.spec.start,
+            (self.spec.rows, self.spec.columns),
+        )  # fmt: skip
+        return np.array(stored[rows, columns], dtype, order="C")
 
     def rows(self, start: int, stop: int, dtype: str) -> Array:
         """Load some rows, of a factor that is stored as it is used."""

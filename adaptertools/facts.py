@@ -100,6 +100,10 @@ class Profile:
     version: str
     source: str
     rules: Mapping[str, Any]
+    # What `convert` writes for it: formats, the usual one first, and their options.
+    formats: Sequence[str] = ("plain",)
+    options: Mapping[str, str] = field(default_factory=dict)
+    beside: str = ""  # a file beside the adapter: "Modelfile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +131,12 @@ class Facts:
     folder: Path
     ref: str
     files: Mapping[str, File]
-    dialect: str = "peft"  # peft, mlx, adapterhub, tunix, lerobot, lfs, unknown, none
+    dialect: str = "peft"  # peft, mlx, gguf, adapterhub, tunix, lerobot, lfs, unknown, none …
     text: Text | None = None  # adapter_config.json, however broken
     config: Mapping[str, Any] | None = None  # its value, where it is PEFT's
     weights: Weights | None = None
     data: Data | None = None
+    foreign: str = ""  # the weights' file, where the format is not PEFT's
     base: Base | None = None
     card: Card | None = None
     tokenizer: Mapping[str, Any] | None = None  # tokenizer.json … by name, as json.loads gives it

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,20 @@ class Edit:
     packed: Packed | None = None  # how the source is packed
     repack: Repack | None = None  # how the output is packed
     turned: bool = False  # the output is the source's transpose: Conv1D beside nn.Linear
+    # The shape of a tensor of three axes that is edited as the matrix of all its rows, which
+    # `source` and `packed` are then.
+    stored: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """See a packed weight as the same matrix."""
+        if self.stored and self.packed is not None:
+            object.__setattr__(self, "packed", replace(self.packed, shape=self.source.shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its logical shape, which is the source's, or its transpose."""
-        return self.source.shape[::-1] if self.turned else self.source.shape
+        """Its logical shape as it is stored: the source's, or its transpose."""
+        shape = self.stored or self.source.shape
+        return (*shape[:-2], shape[-1], shape[-2]) if self.turned else shape
 
     @property
     def outputs(self) -> tuple[Part, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import lcm
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from adaptertools.jobs import Edit
 from adaptertools.requantise import sharpened
@@ -18,9 +18,11 @@ from adaptertools.retention import Survival
 from adaptertools.rounding import SAMPLED, Rounding
 from adaptertools.rowspace import row_space
 from adaptertools.sinks import Piece, Sink, sink_for
+from adaptertools.stacks import matrices
 from adaptertools.tiles import WIDE, Stored
 from adaptertools.unpacked import TILE, Unpacked, height
-from adaptertools.update import Opened, together
+from adaptertools.update import Opened, change, together
+from adaptertools.update.placed import products
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -28,31 +30,40 @@ if TYPE_CHECKING:
 MEASURED = 4  # tiles of a large tensor that are measured, evenly spread
 
 
+class _Ready(NamedTuple):
+    """A weight with its updates opened, the directions that they read, and where tiles go."""
+
+    base: Unpacked | Stored
+    opened: list[Opened]
+    basis: Array | None
+    sink: Sink
+
+
 def run_packed(
     edit: Edit, files: Mapping[str, int], out: int, places: Mapping[str, int], nonfinite: bool,
     progress: Callable[[int], None],
 ) -> Rounding | None:  # fmt: skip
-    """Read, change, round and write one tensor that is packed before or after, or turned."""
+    """Read, change, round and write one tensor that is packed before or after, or turned.
+
+    Fused experts go one by one: each has directions of its own.
+    """
     import numpy as np
 
-    base = _base(edit, files)
+    survival = Survival(None)
     with np.errstate(all="ignore"):
-        opened = [update.open(base) for update in edit.updates]
-        square = bool(opened) and not edit.turned
-        basis = row_space(edit.updates, opened, base) if square else None
-        sink = _sink(edit, base, opened, basis, nonfinite)
-        sink.begin(out, places)
-        survival = Survival(basis)
-        tiles = -(-base.shape[0] // base.step)
-        every = 1 if base.shape[0] * base.shape[1] <= SAMPLED else -(-tiles // MEASURED)
-        band = _band(edit, base.shape) if every > 1 else sum(base.shape)
-        for i, piece in enumerate(_pieces(edit, base, opened)):
-            compared, count = sink.store(piece, band if opened and i % every == 0 else 0)
-            if compared is not None:
-                survival.add(compared)
-            progress(count)
-        progress(sink.finish())
-    return _rounding(edit, survival) if opened else None
+        for i, one in enumerate(matrices(edit)):
+            ready = _ready(one, _base(one, files), nonfinite)
+            at = {one.name: places[edit.name] + i * one.nbytes} if edit.stored else places
+            ready.sink.begin(out, at)
+            survival.basis = ready.basis
+            share = SAMPLED * one.nbytes // max(edit.nbytes, 1)
+            for piece, band in _measured(one, ready, share):
+                compared, count = ready.sink.store(piece, band)
+                if compared is not None:
+                    survival.add(compared)
+                progress(count)
+            progress(ready.sink.finish())
+    return _rounding(edit, survival) if edit.updates else None
 
 
 def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding | None:
@@ -65,21 +76,43 @@ def foresee(edit: Edit, tile: int = 1 << 16, tiles: int = 4) -> Rounding | None:
     """
     import numpy as np
 
+    survival = Survival(None)
+    changed = [one for one in matrices(edit) if one.updates]
+    some = changed[:: max(-(-len(changed) // tiles), 1)]
     with ExitStack() as stack, np.errstate(all="ignore"):
         files = {name: stack.enter_context(Path(name).open("rb")).fileno() for name in edit.sources}
-        base = _base(edit, files, tile)
-        opened = [update.open(base) for update in edit.updates]
-        basis = row_space(edit.updates, opened, base)
-        sink = _sink(edit, base, opened, basis, True)
-        every = range(0, base.shape[0], base.step)
-        survival = Survival(basis)
-        for piece in _changed(base, opened, [*every[:: -(-len(every) // tiles)]]):
-            if not np.isfinite(piece.after).all():
-                return None
-            compared, _ = sink.store(piece, len(piece.after))
-            if compared is not None:
-                survival.add(compared)
+        for one in some:
+            ready = _ready(one, _base(one, files, tile), True)
+            survival.basis = ready.basis
+            every = range(0, ready.base.shape[0], ready.base.step)
+            starts = every[:: -(-len(every) * len(some) // tiles)]
+            for piece in _changed(ready.base, ready.opened, [*starts]):
+                if not np.isfinite(piece.after).all():
+                    return None
+                compared, _ = ready.sink.store(piece, len(piece.after))
+                if compared is not None:
+                    survival.add(compared)
     return _rounding(edit, survival)
+
+
+def _ready(edit: Edit, base: Unpacked | Stored, nonfinite: bool) -> _Ready:
+    opened = [update.open(base) for update in edit.updates]
+    square = bool(opened) and not edit.turned
+    whole = products(edit.updates, base.shape)
+    basis = row_space(whole, opened, base) if square else None
+    return _Ready(base, opened, basis, _sink(edit, base, opened, basis, nonfinite))
+
+
+def _measured(edit: Edit, ready: _Ready, sampled: int) -> Iterator[tuple[Piece, int]]:
+    """Give the changed tiles, and how many rows of each are measured: of so many elements."""
+    shape = ready.base.shape
+    tiles = -(-shape[0] // ready.base.step)
+    large = shape[0] * shape[1] > sampled
+    every = -(-tiles // MEASURED) if large else 1
+    few = every > 1 or (large and sampled < SAMPLED)
+    band = _band(edit, shape, sampled) if few else sum(shape)
+    for i, piece in enumerate(_pieces(edit, ready.base, ready.opened)):
+        yield piece, band if ready.opened and i % every == 0 else 0
 
 
 def _sink(
@@ -106,11 +139,11 @@ def _base(edit: Edit, files: Mapping[str, int], tile: int = TILE) -> Unpacked | 
     return Stored(edit.source, files[edit.source.file], wide, step)
 
 
-def _band(edit: Edit, shape: tuple[int, ...]) -> int:
+def _band(edit: Edit, shape: tuple[int, ...], sampled: int) -> int:
     """Give the rows of a tile that are measured: whole blocks, and enough of all tiles together."""
     columns = shape[0] if edit.turned else shape[1]
     multiple = edit.repack.codec.step(columns) if edit.repack is not None else 1
-    return -(-SAMPLED // MEASURED // columns // multiple + 1) * multiple
+    return -(-sampled // MEASURED // columns // multiple + 1) * multiple
 
 
 def _pieces(edit: Edit, base: Unpacked | Stored, opened: Sequence[Opened]) -> Iterator[Piece]:
@@ -124,8 +157,7 @@ def _changed(
 ) -> Iterator[Piece]:
     for row, before, codes in _tiles(base, starts):
         after = before.copy() if opened else before
-        for i, (step, _) in enumerate(opened):
-            step(after, before if i else None, row)
+        change(opened, after, before, row)
         yield Piece(row, before, after, codes)
 
 

@@ -26,6 +26,7 @@ class Key(NamedTuple):
     nested: int = 0  # how many `base_layer` were in the name
     wrapper: str = ""  # "modules_to_save", "original_module" or "token_adapter"
     adapter: str = ""  # an adapter name that was left in
+    depth: int = 0  # how many of the `base_layer` stood directly before the role
 
 
 def parse(name: str, marker: str, junk: Counter[str]) -> Key:
@@ -35,11 +36,12 @@ def parse(name: str, marker: str, junk: Counter[str]) -> Key:
         role = parts[-2] if parts[-1] == "weight" else f"{parts[-2]}.bias"
         return Key(".".join(parts[2:-2]), role)
     parts = _unwrapped(parts, junk)
+    depth = _depth(parts, marker)
     if nested := parts.count("base_layer"):
         parts = [p for p in parts if p != "base_layer"]
     for at, part in enumerate(parts):
         if part.startswith(marker):
-            return _own(parts, at, nested, marker)
+            return _own(parts, at, nested, marker)._replace(depth=depth)
         if part == "token_adapter" and parts[at + 1 :][:1] == [ROWS]:
             return Key(".".join(parts[:at]), ROWS, nested, part, ".".join(parts[at + 2 :]))
         if part == "token_adapter":
@@ -50,6 +52,12 @@ def parse(name: str, marker: str, junk: Counter[str]) -> Key:
             left = rest.pop(0) if len(rest) > 1 and part == "modules_to_save" else ""
             return Key(".".join([*parts[:at], *rest]), "", nested, part, left)
     return Key(".".join(parts), "", nested)
+
+
+def _depth(parts: list[str], marker: str) -> int:
+    """Count the `base_layer` directly before the role: one for each further parameter inside."""
+    at = next((i for i, part in enumerate(parts) if part.startswith(marker)), 0)
+    return next((n for n in range(at) if parts[at - 1 - n] != "base_layer"), at)
 
 
 def _usual(parts: list[str]) -> bool:

@@ -58,11 +58,12 @@ def foreign(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in known)
 
 
-def read(path: str | Path, *, partly: bool = False) -> Listing:
+def read(path: str | Path, *, partly: bool = False, inside: str = "") -> Listing:
     """List what a pickle file holds; what cannot be read safely is `refused`, with the reason.
 
     With `partly` the tensors' bytes and the zip's headers before them may be holes, as in a file of
     which only the listing was fetched. Where tensors begin is then known to some bytes only.
+    With `inside`, a file that holds one map under that name is listed as that map.
 
     Takes at most 300 MB whatever the file says. Raises NotFound where there is no such file.
     """
@@ -72,8 +73,10 @@ def read(path: str | Path, *, partly: bool = False) -> Listing:
     names = Names()
     with path.open("rb") as file:
         try:
-            found = _read(file, names, partly)
-            tensors, strided, others = _described(found, str(path))
+            values, keys = _read(file, names, partly)
+            if values.keys() == {inside} and isinstance(values[inside], dict):
+                values = values[inside]
+            tensors, strided, others = _described((values, keys), str(path))
         except Refused as why:
             return Listing(file=str(path), globals=tuple(names.found), refused=shown(why))
     return Listing(

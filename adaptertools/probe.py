@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from adaptertools import stacks
+from adaptertools.errors import shown
 from adaptertools.jobs import Edit
 from adaptertools.probe_rows import base_rows, part_of
 from adaptertools.probe_values import expected
@@ -33,6 +35,13 @@ def applied(edit: Edit, written: TensorSpec, nonfinite: bool = False) -> str:
 
     Rows with NaN or infinity are a fault, or left out where `nonfinite` allows them.
     """
+    for one, made in stacks.written(edit, {edit.name: written}):
+        if fault := _applied(one, made[one.name], nonfinite):
+            return fault if one is edit else f"{shown(one.name)}: {fault}"
+    return ""
+
+
+def _applied(edit: Edit, written: TensorSpec, nonfinite: bool) -> str:
     import numpy as np
 
     seed = zlib.crc32(edit.name.encode())
@@ -89,5 +98,6 @@ def converted(edit: Edit, written: TensorSpec) -> str:
 
 
 def _pairs(edit: Edit, written: TensorSpec) -> Iterator[tuple[int, Array, Array]]:
+    written = written._replace(shape=edit.source.shape)  # a matrix, where that is the edit
     for row, before in base_rows(edit):
         yield row, before, part_of(written, row, len(before))

@@ -9,25 +9,23 @@ hold all of D. Every code is held against the values that rounding could have gi
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptertools import tensorfile
-from adaptertools.errors import AdapterToolsError, Unreadable, first, shown
+from adaptertools import stacks
+from adaptertools.errors import AdapterToolsError, shown
 from adaptertools.grid import grid
 from adaptertools.jobs import Edit
-from adaptertools.packing import CODES, Codec, Packed
-from adaptertools.probe_rows import base_rows, rows_of
+from adaptertools.probe_rows import base_rows
 from adaptertools.probe_values import expected
+from adaptertools.probe_written import read_back
 from adaptertools.requantise import MU_NARROW, MU_SHARP, Feedback, sharpened
 from adaptertools.rowspace import row_space
 from adaptertools.scales import NEAREST, wanted_scales
-from adaptertools.tensorfile import FLOATS, TensorSpec
-from adaptertools.unpacked import Unpacked, mean_scale
+from adaptertools.tensorfile import TensorSpec
+from adaptertools.unpacked import mean_scale
+from adaptertools.update import placed
 from adaptertools.update.lowrank import LowRank
 
 if TYPE_CHECKING:
@@ -40,8 +38,15 @@ LOW, HIGH = 0.25, 0.1  # clipping at the ends of the grid loses some of a large 
 def applied(edit: Edit, written: Mapping[str, TensorSpec]) -> str:
     """Check an edit that is packed or turned; give the fault, empty where there is none.
 
-    `written` are all tensors of the output. Holds a few copies of the weight in float64.
+    `written` are all tensors of the output. Holds a few copies of one matrix in float64.
     """
+    for one, made in stacks.written(edit, written):
+        if fault := _applied(one, made):
+            return fault if one is edit else f"{shown(one.name)}: {fault}"
+    return ""
+
+
+def _applied(edit: Edit, written: Mapping[str, TensorSpec]) -> str:
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -50,7 +55,7 @@ def applied(edit: Edit, written: Mapping[str, TensorSpec]) -> str:
         probes = _probes(edit, before.shape[1])
         meant = change @ probes if change is not None else _moved(edit, before, probes)
         try:
-            after, spread = _written(edit, written)
+            after, spread = read_back(edit, written)
         except (AdapterToolsError, ValueError, KeyError, TypeError) as error:
             return f"It cannot be read: {shown(error)}"
         after = after.T if edit.turned else after
@@ -75,7 +80,7 @@ def _change(edit: Edit, before: Array) -> Array | None:
 
     if not edit.updates:
         return None
-    products = [update for update in edit.updates if isinstance(update, LowRank)]
+    products = _products(edit)
     if len(products) == len(edit.updates):
         return sum(p.scale * (p.up.read("float64") @ p.down.read("float64")) for p in products)  # type: ignore[return-value]
     columns = before.shape[1]
@@ -85,7 +90,7 @@ def _change(edit: Edit, before: Array) -> Array | None:
 def _probes(edit: Edit, columns: int) -> Array:
     import numpy as np
 
-    products = [update for update in edit.updates if isinstance(update, LowRank)]
+    products = _products(edit)
     if products and len(products) == len(edit.updates):
         down = np.concatenate([product.down.read("float64") for product in products])
         probes: Array = np.linalg.qr(down.T)[0]
@@ -94,56 +99,9 @@ def _probes(edit: Edit, columns: int) -> Array:
     return np.random.default_rng(seed).choice([-1.0, 1.0], (columns, PROBES))
 
 
-def _written(edit: Edit, written: Mapping[str, TensorSpec]) -> tuple[Array, Array | None]:
-    """Read what was stored, decoded to float64, and the scale of every element."""
-    import numpy as np
-
-    if edit.repack is None:
-        rows = [part for _, part in rows_of(written[edit.name])]
-        return np.concatenate(rows), None
-    parts = {part.role: written[part.name] for part in edit.outputs}
-    if edit.repack.kept and edit.packed is not None:
-        parts = {role: written[spec.name] for role, spec in edit.packed.parts.items()}
-        parts[CODES] = written[edit.name]
-    else:
-        _check_constants(edit, edit.repack.codec, parts)
-    packed = Packed(codec=edit.repack.codec, parts=parts, dtype=edit.dtype, shape=edit.shape)
-    with ExitStack() as stack:
-        files = {
-            file: stack.enter_context(Path(file).open("rb")).fileno()
-            for file in {spec.file for spec in parts.values()}
-        }
-        weight = Unpacked(packed, files)
-        values = np.concatenate([rows for _, rows in weight.tiles()]).astype(np.float64)
-        spread = np.broadcast_to(weight.spread(0, weight.shape[0]), weight.shape)
-        return values, spread.astype(np.float64).T if edit.turned else spread.astype(np.float64)
-
-
-def _check_constants(edit: Edit, codec: Codec, parts: Mapping[str, TensorSpec]) -> None:
-    """Refuse a written weight whose table, state or format would have it read in another way."""
-    import numpy as np
-
-    held = {role: tensorfile.read(spec) for role, spec in parts.items() if role != CODES}
-    values = np.array(codec.table.values, np.float32)
-    wrong = [
-        role
-        for role, want in (
-            ("quant_map", lambda: values.take(codec.table.ranks[:16])), ("weight_format", lambda: 0)
-        )
-        if role in held and not np.array_equal(held[role], want())
-    ]  # fmt: skip
-    if "state" in held:
-        said = json.loads(held["state"].tobytes())
-        state = {
-            "quant_type": codec.kind, "blocksize": getattr(codec, "block_size", 0),
-            "shape": list(edit.shape), "dtype": FLOATS[edit.dtype],
-        }  # fmt: skip
-        if getattr(codec, "double_quant", False):
-            state |= {"nested_blocksize": 256, "nested_dtype": "float32"}
-        if any(said.get(key) != value for key, value in state.items()):
-            wrong.append("quant_state")
-    if wrong:
-        raise Unreadable(f"Its {first(wrong)} is not what {codec.kind} needs.")
+def _products(edit: Edit) -> list[LowRank]:
+    whole = placed.products(edit.updates, (edit.source.rows, edit.source.columns))
+    return [update for update in whole if isinstance(update, LowRank)]
 
 
 def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> str:
@@ -213,11 +171,11 @@ def _walk(edit: Edit, exact: Array, after: Array, spread: Array) -> str:
 def _feedback(edit: Edit, spread: Array) -> Feedback | None:
     """Make the feedback that the merge had; None where there was none, or it cannot be known."""
     assert edit.repack is not None
-    products = [update for update in edit.updates if isinstance(update, LowRank)]
+    products = _products(edit)
     whole = bool(products) and len(products) == len(edit.updates)
     if edit.repack.rounding != "adapter" or not whole or edit.packed is None:
         return None
-    basis = row_space(edit.updates)
+    basis = row_space(products)
     norms, mean = [p.product("float32").norm() for p in products], mean_scale(edit.packed)
     sharp = sharpened(edit.repack.codec.table, mean, norms, basis, len(spread))
     return Feedback(basis, MU_SHARP if sharp else MU_NARROW, sharp=sharp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
@@ -33,9 +34,29 @@ def rows_of(spec: TensorSpec, multiple: int = 1) -> Iterator[tuple[int, Array]]:
         yield row, part_of(spec, row, min(step, spec.rows - row))
 
 
-def base_rows(edit: Edit) -> Iterator[tuple[int, Array]]:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A block of an edit's weight, for what needs only that."""
+
+    whole: Edit | Part
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def source(self) -> TensorSpec:
+        """The weight's spec, of the block's shape; its bytes lie apart."""
+        (first, last), (left, right) = self.rows, self.columns
+        return self.whole.source._replace(shape=(last - first, right - left))
+
+
+def base_rows(edit: Edit | Part) -> Iterator[tuple[int, Array]]:
     """Give the rows of an edit's source in float64, decoded where it is packed."""
-    if edit.packed is None:
+    if isinstance(edit, Part):
+        first, last = edit.rows
+        for row, rows in base_rows(edit.whole):
+            if len(own := rows[max(first - row, 0) : max(last - row, 0)]):
+                yield max(row - first, 0), own[:, slice(*edit.columns)]
+    elif edit.packed is None:
         yield from rows_of(edit.source, together(edit.updates))
     else:
         for row, rows in decoded(edit.packed, together(edit.updates)):

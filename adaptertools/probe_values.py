@@ -11,15 +11,16 @@ from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
-from adaptertools.probe_rows import base_rows
+from adaptertools.probe_rows import Part, base_rows
 from adaptertools.tensorfile import dtype_of
-from adaptertools.update import Update
+from adaptertools.update import Update, change
 from adaptertools.update.dora import Dora
 from adaptertools.update.formed import Formed
 from adaptertools.update.lowrank import LowRank
 from adaptertools.update.rows import Rows, Toward
 from adaptertools.update.shift import Shift
 from adaptertools.update.truncate import Truncate
+from adaptertools.update.within import Within
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -41,12 +42,11 @@ def expected(edit: Edit) -> Value:
 def _again(edit: Edit) -> Value:
     """Apply every update to the rows themselves, in float64."""
     base = Exact(edit)
-    steps = [update.open(base).step for update in edit.updates]
+    opened = [update.open(base) for update in edit.updates]
 
     def value(row: int, before: Array, x: Array) -> Array:
         rows = before.copy()
-        for i, step in enumerate(steps):
-            step(rows, before if i else None, row)
+        change(opened, rows, before, row)
         moved: Array = rows @ x
         return moved
 
@@ -58,7 +58,7 @@ class Exact:
 
     dtype = "float64"
 
-    def __init__(self, edit: Edit) -> None:
+    def __init__(self, edit: Edit | Part) -> None:
         self.edit, self.shape = edit, (edit.source.rows, edit.source.columns)
 
     def tiles(self) -> Iterator[tuple[int, Array]]:
@@ -72,10 +72,18 @@ class Exact:
 
 def recomputed(edit: Edit) -> bool:
     """Tell whether an update has no algebra here, so that its rows are computed a second time."""
-    return any(after.dispatch(type(update)) is _unknown for update in edit.updates)
+    return any(_no_algebra(update, edit.source.columns) for update in edit.updates)
 
 
-def _unknown(update: Update, inner: Value, edit: Edit) -> Value:
+def _no_algebra(update: Update, columns: int) -> bool:
+    if isinstance(update, Within):
+        # What depends on the weight is followed in whole rows only.
+        cut = update.columns != (0, columns) and not update.additive
+        return cut or _no_algebra(update.update, update.block[1])
+    return after.dispatch(type(update)) is _unknown
+
+
+def _unknown(update: Update, inner: Value, edit: Edit | Part) -> Value:
     raise TypeError(f"No probe for {type(update).__name__}.")
 
 
@@ -200,6 +208,7 @@ def _(update: Truncate, inner: Value, edit: Edit) -> Value:
     return value
 
 
-# What multiplies the weight registers its algebra with `after`, which is defined above.
+# What multiplies the weight, or blocks of it, registers its algebra with `after`, defined above.
+from adaptertools import probe_blocks as probe_blocks  # noqa: E402
 from adaptertools import probe_framed as probe_framed  # noqa: E402
 from adaptertools import probe_turned as probe_turned  # noqa: E402

@@ -64,7 +64,8 @@ class Tally:
         self.norm = opened[0].norm if len(opened) == 1 else None
         self.every = max(edit.source.rows * edit.source.columns // SAMPLED, 1)
         self.mixed = len(opened) > 1 or (len(opened) == 1 and self.norm is None)
-        self.safe = self.norm is not None and self.norm < _HARMLESS[edit.dtype]
+        norms = [each.norm for each in opened if each.norm is not None]
+        self.safe = len(norms) == len(opened) > 0 and sum(norms) < _HARMLESS[edit.dtype]
         self.safe = self.safe and edit.dtype == edit.source.dtype
         self.tiles = self.count = self.same = 0
         self.worst = self.total = self.weight = self.moved = 0.0

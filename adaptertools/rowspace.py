@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adaptertools.update import Base, Opened, Update
+from adaptertools.update import Base, Opened, Update, change
 from adaptertools.update.lowrank import LowRank
 
 if TYPE_CHECKING:
@@ -47,9 +47,8 @@ def _sketched(opened: Sequence[Opened], base: Base) -> Array:
     start = np.random.default_rng(0).standard_normal((columns, rank)).astype(base.dtype)
     sketch = np.zeros((columns, rank))
     for row, before in base.tiles():
-        change = before.copy()
-        for i, (step, _) in enumerate(opened):
-            step(change, before if i else None, row)
-        change -= before
-        sketch += change.T @ (change @ start)
+        moved = before.copy()
+        change(opened, moved, before, row)
+        moved -= before
+        sketch += moved.T @ (moved @ start)
     return np.linalg.qr(sketch)[0].astype(np.float32)

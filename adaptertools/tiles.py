@@ -14,7 +14,7 @@ from adaptertools.jobs import Edit
 from adaptertools.rounding import Rounding, Tally, narrow
 from adaptertools.tensorfile import FLOATS, TensorSpec, dtype_of, raw_bytes, read_into
 from adaptertools.unpacked import height
-from adaptertools.update import Opened, together
+from adaptertools.update import Opened, change, together
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -114,8 +114,7 @@ def _tile(
         original[...] = tile
     if tally.measuring:
         tally.before(tile)
-    for i, (step, _) in enumerate(opened):
-        step(tile, original if i else None, row)
+    change(opened, tile, original, row)
     narrow(tile, rounded)
     if not nonfinite:
         tally.check_range(tile, rounded)

@@ -365,10 +365,13 @@ def test_flipped_bytes(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
         data[at] = byte
     listing = picklefile.read(p.write(tmp_path, bytes(data)))
     if not listing.refused:
-        version = data[VALID.index(b"3\n") :][:2]
-        if version != b"3\n":  # torch alone looks at its version number
-            return
-        loaded = torch.load(listing.file, "cpu", weights_only=True)
+        try:
+            loaded = torch.load(listing.file, "cpu", weights_only=True)
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # torch alone looks at its version number, and quotes whatever it found there.
+            if isinstance(error, UnicodeDecodeError) or "version" in str(error):
+                return
+            raise
         named = [name for name, value in loaded.items() if isinstance(value, torch.Tensor)]
         assert list(listing.tensors) == named
         for name in named:

@@ -17,7 +17,7 @@ from adaptertools.cli import COMMANDS
 from adaptertools.errors import NotFound, Unreadable
 from adaptertools.tensorfile import BITS
 from adaptertools.verbs.demo import Answer, Demo
-from tests import handmade, handmade_pickle
+from tests import cases_blocks, handmade, handmade_pickle
 from tests.kit import CASES
 
 NAMES = (
@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "toward": ("save_lm_head", {"scale": 0.5}),
     "truncate": ("kasa", {}),
 }
+BLOCKS = {"within": cases_blocks.single, "experts": cases_blocks.fused}
 
 
 def loads(text: str) -> Any:
@@ -116,10 +117,11 @@ def test_what_schemas_share_is_the_same_in_each() -> None:
     assert dtypes == seen["receipt_edit"]["properties"]["dtype"]["enum"] == list(BITS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *BLOCKS])
 def test_documents_of_every_kind_of_update(kind: str, tmp_path: Path) -> None:
-    name, options = KINDS[kind]
-    CASES[name].build(tmp_path, torch.bfloat16)
+    name, options = KINDS.get(kind, ("", {}))
+    build = CASES[name].build if name else BLOCKS[kind]
+    build(tmp_path, torch.bfloat16)
     found = documents(tmp_path, tmp_path / "base", tmp_path / "adapter", **options)
     check_all(found)
     edits = found["receipt"][0]["edits"]
@@ -129,8 +131,8 @@ def test_documents_of_every_kind_of_update(kind: str, tmp_path: Path) -> None:
 def test_every_kind_of_update_has_a_case() -> None:
     kinds = schema.load("plan")["definitions"]["update"]["oneOf"]
     named = [each["properties"]["kind"] for each in kinds]
-    assert {kind["const"] for kind in named if "const" in kind} == KINDS.keys()
-    assert [kind["not"]["enum"] for kind in named if "not" in kind] == [[*KINDS]]
+    assert {kind["const"] for kind in named if "const" in kind} == {*KINDS, *BLOCKS}
+    assert [kind["not"]["enum"] for kind in named if "not" in kind] == [[*KINDS, *BLOCKS]]
 
 
 def test_merge_that_changes_nothing(tmp_path: Path) -> None:

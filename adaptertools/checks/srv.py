@@ -72,7 +72,7 @@ def rank(config: Config, target: Profile) -> Result:
 
 
 @check("SRV005", "the target scales every module right",
-       fix="Fold the scales into the weights: one rank, alpha = r.")  # fmt: skip
+       fix="Fold the scales into the weights: adaptertools convert --target.")  # fmt: skip
 def scales(config: Config, target: Profile) -> Result:
     """Patterns and rsLoRA change the scale; who ignores them computes something else, silently."""
     for key in ("rank_pattern", "alpha_pattern", "use_rslora"):
@@ -154,7 +154,9 @@ def names(config: Config, weights: Weights, target: Profile) -> Result:
         return
     if own := target.rules.get("own_format"):
         text = f"{_told(target)}it reads {own}, not PEFT's files."
-        yield Found(text=text, file=weights.file, level="error", hint="Convert the adapter first.")
+        yield Found(
+            text=text, file=weights.file, level="error", hint="Run adaptertools convert --target."
+        )
         return
     ends = tuple(target.rules.get("suffixes") or ())
     plain = [n for n in weights.tensors if n.startswith(_PREFIX)]
@@ -170,7 +172,8 @@ def names(config: Config, weights: Weights, target: Profile) -> Result:
             yield Found(text=text, file=weights.file, tensor=min(odd), level=level)
 
 
-@check("SRV012", "the target refuses nothing else of it", fix="Merge it, or convert it first.")
+@check("SRV012", "the target refuses nothing else of it",
+       fix="Merge it, or run adaptertools convert --target.")  # fmt: skip
 def refused(config: Config, weights: Weights, target: Profile, facts: Facts) -> Result:
     """Variants of LoRA, dtypes and architectures that a target names and does not take."""
     for key, values in (target.rules.get("refused") or {}).items():

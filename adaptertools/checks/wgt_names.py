@@ -25,11 +25,11 @@ def readable(facts: Facts) -> Result:
 
     Checked as the safetensors format says, and stricter: duplicate names and holes are faults too.
     """
-    for name in (WEIGHTS, PICKLED):
+    for name in (WEIGHTS, PICKLED, facts.foreign):
         file = facts.files.get(name)
         if file and file.size and facts.weights is None and _files.pointed(file) is None:
             why = facts.why.get("weights", "It cannot be read.")
-            if "cut short" not in why:  # WGT018 says so
+            if "cut short" not in why or name == facts.foreign:  # WGT018 says so of PEFT's
                 yield Found(text=why, file=name)
             return
 

@@ -29,7 +29,7 @@ COMMANDS = {
     "stack": "Stack ADAPTERS into one, exactly, without their base.",
     "upload": "Publish an adapter or a merged model: validated, with its card, in one commit.",
     "validate": "Say what is wrong with adapters: folders, trees of folders, repositories.",
-    "verify": "Check a merged model or a downloaded folder against its receipt.",
+    "verify": "Check a folder against its receipt: merged, stacked, converted or downloaded.",
 }
 
 DONE, FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 3, 130

@@ -115,6 +115,6 @@ def _table(found: Inspection) -> Iterator[str]:
         sizes = (norm.norm, norm.spectral, norm.effective_rank, norm.stable_rank, norm.rank,
                  norm.zeros)  # fmt: skip
         cells = "".join(f"<td>{'-' if s is None else f'{s:.4g}'}</td>" for s in sizes)
-        yield f"<tr><td>{safe(norm.target)}</td>{cells}</tr>\n"
+        yield f"<tr><td>{safe(norm.name)}</td>{cells}</tr>\n"
     if len(norms) > MOST:
         yield f"<tr><td>… and {len(norms) - MOST} more</td></tr>"

@@ -27,14 +27,17 @@ HEAD = ("", "cosine", "reads alike", "writes alike", "energy of sum", "opposite 
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True)
+@click.option("--base", help="The model, for fused experts; only its headers are read.")
+@click.option("--expert-packing", type=click.Choice(["peft", "expert-major"]),
+              help="How lora_B holds fused experts, where its file does not say.")  # fmt: skip
 @click.option("--samples", default=SAMPLES, help="Entries of each weight whose signs are compared.")
 @click.option("--seed", default=0, help="Fixes which entries these are.")
 @click.option("--plot", metavar="FILE", help="Draw the cosines to a .png, .svg or .html file.")
 @json_option
 @quiet_option
 def command(
-    adapters: tuple[str, ...], samples: int, seed: int, plot: str | None, as_json: bool,
-    quiet: bool,
+    adapters: tuple[str, ...], samples: int, seed: int, plot: str | None, base: str | None,
+    expert_packing: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Say how ADAPTERS relate: how alike, where they cancel, which are the same."""
     if plot:
@@ -45,7 +48,10 @@ def command(
         opened = [at.open(each) for each in adapters]
         total = sum(each.nbytes for each in opened)
         progress = bar(stack, "comparing", total, quiet)
-        found = at.compare(opened, samples=samples, seed=seed, progress=progress)
+        found = at.compare(
+            opened, base=base, expert_packing=expert_packing, samples=samples, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     if plot:
         _cosines.picture(found, plot)
     show(found, as_json, quiet)

@@ -165,7 +165,7 @@ def _deep(value: Inspection) -> Iterator[str]:
     yield "Largest:"
     for norm in sorted(known, key=lambda norm: -(norm.norm or 0))[:TOP]:
         ranks = f"effective rank {norm.effective_rank:.1f}, stable rank {norm.stable_rank:.1f}"
-        yield f"  {shown(norm.target)}  {norm.norm:.3g}, spectral {norm.spectral:.3g}, {ranks}"
+        yield f"  {shown(norm.name)}  {norm.norm:.3g}, spectral {norm.spectral:.3g}, {ranks}"
 
 
 def _tensors(value: Inspection) -> Iterator[str]:

@@ -19,7 +19,9 @@ def command(room: str, as_json: bool, quiet: bool) -> None:
     """List methods, formats, quants, checks or blends: what each is and can do.
 
     ROOM is one of those words. For methods: whether each can be merged, or why not and what to do
-    instead; whether a plain LoRA can hold it; its paper. With -q, one name on a line.
+    instead; whether a plain LoRA can hold it; its paper. For formats: whether each is read and
+    written, what it cannot hold, and which version of its owner's tool proved it. With -q, one name
+    on a line.
     """
     found = ls(room)
     if quiet and not as_json:
@@ -38,6 +40,10 @@ def _(value: Listing) -> list[str]:
         if "merges" in entry:
             told += [f"merged: {'yes' if entry['merges'] else 'no: ' + entry['why']}"]
             told += [f"as LoRA: {entry['lora']}"] if entry["merges"] else []
+        if "reads" in entry:
+            told += [" and ".join(word for word in ("reads", "writes") if entry[word])]
+            told += [f"cannot hold: {entry['lacks']}"] if entry["lacks"] else []
+            told += [f"proved with: {entry['proved']}"]
         told += [entry["paper"]] if entry.get("paper") else []
         text += _set(entry["name"], told, wide)
     return text

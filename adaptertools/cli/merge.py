@@ -42,6 +42,8 @@ TARGETS = ["keep", "none", "4bit", "nf4", "fp4", "8bit", "int8"]
               help="Tied embeddings, one adapted: write both, or do as PEFT.")  # fmt: skip
 @click.option("--mha-out-proj", type=click.Choice(["once", "twice"]),
               help="How often MultiheadAttention's out_proj update counts.")  # fmt: skip
+@click.option("--expert-packing", type=click.Choice(["peft", "expert-major"]),
+              help="How lora_B holds fused experts, where its file does not say.")  # fmt: skip
 @click.option(
     "--max-workers", type=click.IntRange(1), help="Threads. Default: processors, up to 8."
 )

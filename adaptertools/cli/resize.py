@@ -21,7 +21,9 @@ from adaptertools.errors import shown
 @click.option("--out", required=True, help="Folder to create.")
 @click.option("--uniform-rank", is_flag=True, help="Pad all modules to one rank.")
 @click.option("--dtype", help="float32 (default), bfloat16, float16, float64, or keep.")
-@click.option("--base", help="The model, for VeRA and MiSS; only its headers are read.")
+@click.option("--base", help="The model, for VeRA, MiSS, fused experts; headers only are read.")
+@click.option("--expert-packing", type=click.Choice(["peft", "expert-major"]),
+              help="How lora_B holds fused experts, where its file does not say.")  # fmt: skip
 @click.option(
     "--verify", is_flag=True, help="Prove each decomposition, read back what was written."
 )

@@ -40,7 +40,9 @@ from adaptertools.verbs._stack_ask import LARGEST, hows, tools, weighed
 @click.option("--epsilon", type=float, help="della: how far its odds are from --density.")
 @click.option("--gamma", type=float, help="breadcrumbs: share of the largest entries that goes.")
 @click.option("--common", type=float, help="iso-cts: share of directions common to all.")
-@click.option("--base", help="The model, for VeRA and MiSS; only its headers are read.")
+@click.option("--base", help="The model, for VeRA, MiSS, fused experts; headers only are read.")
+@click.option("--expert-packing", type=click.Choice(["peft", "expert-major"]),
+              help="How lora_B holds fused experts, where its file does not say.")  # fmt: skip
 @click.option(
     "--verify", is_flag=True, help="Prove each decomposition, read back what was written."
 )

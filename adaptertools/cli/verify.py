@@ -20,7 +20,7 @@ def command(
     ctx: click.Context, folder: str, base: str | None, adapters: tuple[str, ...], as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Check a merged model or a downloaded folder against its receipt."""
+    """Check a folder against its receipt: merged, stacked, converted or downloaded."""
     report = at.verify(folder, base=base, adapters=adapters or None)
     show(report, as_json, quiet)
     ctx.exit(0 if report.ok else 1)

@@ -64,7 +64,11 @@ class Wrote:
 
 
 class Writer(Protocol):
-    """What a file that writes has."""
+    """What a file that writes has.
+
+    It may also have OPTIONS, what -o NAME=VALUE says to it, and METHODS, those besides LoRA that it
+    is given as they are.
+    """
 
     HOLDS: frozenset[str]  # of EXTRAS
     SUFFIX: str  # of a format that is one file, else ""

@@ -18,13 +18,13 @@ _ORDER = ("U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16",
 _CHUNK = 1 << 23
 
 
-def listing(path: Path) -> Listing:
-    """List a pickle of tensors.
+def listing(path: Path, inside: str = "") -> Listing:
+    """List a pickle of tensors, or of one map of them under the name `inside`.
 
     Raises Unsafe where it refers to anything but tensors, Unreadable where it is damaged or holds
     other things than a state dict.
     """
-    found = picklefile.read(path)
+    found = picklefile.read(path, inside=inside)
     if strange := picklefile.foreign(found.globals):
         raise Unsafe(
             f"{shown(path)} is a pickle that would run code when it is loaded: it names "
@@ -42,12 +42,12 @@ def listing(path: Path) -> Listing:
     return found
 
 
-def tensors(path: Path) -> Mapping[str, TensorSpec]:
-    """Give the tensors of a pickle, to be read where they lie.
+def tensors(path: Path, inside: str = "") -> Mapping[str, TensorSpec]:
+    """Give the tensors of a pickle, to be read where they lie; `inside` as for `listing`.
 
     Raises what `listing` raises, and Unsupported where some lie in no one piece.
     """
-    found = listing(path)
+    found = listing(path, inside)
     if found.strided:
         raise Unsupported(
             f"{shown(path)}: {first(found.strided)} are views that do not lie in one piece. "

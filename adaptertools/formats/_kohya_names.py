@@ -78,7 +78,7 @@ def unflattened(names: Iterable[str]) -> dict[str, str]:
     if odd:
         raise Unsupported(
             f"{first(odd, 3)}: kohya's names have underscores for dots, and these cannot be read "
-            "in exactly one way. Load it with diffusers and save it with save_lora_weights."
+            "in exactly one way. Pass --base, a folder whose modules they are named after."
         )
     return made
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,15 +27,19 @@ PT: Mapping[str, str] = {"format": "pt"}  # exactly what PEFT and diffusers writ
 
 
 def spooled(
-    config: Mapping[str, Any], tensors: Iterable[tuple[str, Array]], where: Path, ref: str,
-    name: str,
+    config: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    tensors: Iterable[tuple[str, Array]], where: Path, ref: str, name: str,
 ) -> Adapter:  # fmt: skip
-    """Make an adapter of PEFT's config and PEFT's names; raises what PEFT's reader raises."""
+    """Make an adapter of PEFT's config and PEFT's names; raises what PEFT's reader raises.
+
+    A config that depends on the tensors is asked for once they are written.
+    """
     handle, path = mkstemp(".safetensors", f"{name}-", _room())
     os.close(handle)
     save(Path(path), tensors)
     folder = where if where.is_dir() else where.parent
-    made = peft.build(config, read_header(Path(path)).tensors, folder, ref)
+    told = config() if callable(config) else config
+    made = peft.build(told, read_header(Path(path)).tensors, folder, ref)
     return replace(made, format=name)
 
 
@@ -54,7 +58,7 @@ def save(
         for name, values in tensors:
             if name in lines:
                 raise Unreadable(f"{shown(name)} would be written twice: two tensors become one.")
-            lines[name] = (_code(values.dtype), values.shape)
+            lines[name] = (code_of(values.dtype), values.shape)
             data.write(raw_bytes(np.ascontiguousarray(values)) if values.size else b"")
         total = data.tell()
     header = encode_header([(name, *line) for name, line in lines.items()], metadata)
@@ -73,7 +77,8 @@ def _codes() -> Mapping[Any, str]:
     return {dtype_of(code): code for code in known if code in BITS}
 
 
-def _code(dtype: Any) -> str:
+def code_of(dtype: Any) -> str:
+    """Give the header's code of numpy's dtype."""
     return _codes()[dtype]
 
 

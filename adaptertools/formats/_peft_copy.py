@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adaptertools.update import Array
 
 HOLDS = frozenset(EXTRAS)
+METHODS = frozenset({"IA3", "PREFIX_TUNING"})  # that other formats' readers give, beside LoRA
 SUFFIX = ""
 LACKS = "nothing that adaptertools reads"
 PROVED = "PEFT 0.21.2"

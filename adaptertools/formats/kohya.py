@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from adaptertools import tensorfile
 from adaptertools.adapter import Adapter
 from adaptertools.errors import Unreadable, Unsupported, first, shown
-from adaptertools.formats import Ask, Wrote, diffusers
+from adaptertools.formats import Ask, Wrote, _kohya_base, diffusers
 from adaptertools.formats._components import COMPONENTS, parted
 from adaptertools.formats._kohya_names import flattened, unflattened
 from adaptertools.formats._modules import common_scale, modules, shape_for
@@ -48,18 +48,19 @@ def matches(files: Collection[str]) -> bool:
     return len(found) == 1 and found[0] not in _KNOWN and "adapter_config.json" not in files
 
 
-def read(path: Path, ref: str) -> Adapter:
+def read(path: Path, ref: str, base: Path | None = None) -> Adapter:
     """Read a file; one of diffusers under another name is read as that.
 
-    Raises Unsupported for other kinds of tensors, for names of other module trees, and for a DoRA
-    that scales inputs; Unreadable for half pairs.
+    `base` is the folder of a pipeline or of one model, by whose modules names are told that can be
+    read in several ways. Raises Unsupported for other kinds of tensors, for names of other module
+    trees, and for a DoRA that scales inputs; Unreadable for half pairs; Mismatch for another base.
     """
     file = next(iter(sorted(path.glob(f"*{SUFFIX}")))) if path.is_dir() else path
     header = read_header(file)
     if all(name.partition(".")[0] in COMPONENTS for name in header.tensors):
         return diffusers.read(file, ref)
     found = _modules(header.tensors, file)
-    names = unflattened(found)
+    names = _kohya_base.unflattened(found, base) if base else unflattened(found)
     if len({name.partition(".")[0] for name in names.values()}) == 1:
         names = {flat: name.partition(".")[2] for flat, name in names.items()}
     ranks = {names[flat]: _rank_and_alpha(parts) for flat, parts in found.items()}

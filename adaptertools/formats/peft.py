@@ -16,13 +16,14 @@ from adaptertools import peft_keys as _keys
 from adaptertools.adapter import Adapter, Entry, Saved, TokenRows
 from adaptertools.errors import Mismatch, Unreadable, first, shown
 from adaptertools.formats import _bin
-from adaptertools.formats._peft_copy import HOLDS, LACKS, PROVED, SUFFIX, write
+from adaptertools.formats._peft_copy import HOLDS, LACKS, METHODS, PROVED, SUFFIX, write
 from adaptertools.formats._peft_methods import check_method, common
 from adaptertools.formats._peft_methods import marker as marker
-from adaptertools.patterns import pattern_value
+from adaptertools.formats._peft_scale import scaled
 from adaptertools.tensorfile import TensorSpec, read_header, same
 
-__all__ = ["HOLDS", "LACKS", "PROVED", "SUFFIX", "build", "marker", "matches", "read", "write"]
+__all__ = ["HOLDS", "LACKS", "METHODS", "PROVED", "SUFFIX", "build", "marker", "matches", "read",
+           "write"]  # fmt: skip
 
 CONFIG, WEIGHTS, PICKLED = (
     "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin",
@@ -30,7 +31,8 @@ CONFIG, WEIGHTS, PICKLED = (
 
 _KINDS: Mapping[str, type] = {
     "alpha_pattern": dict, "auto_mapping": dict, "base_model_name_or_path": str,
-    "modules_to_save": list, "rank_pattern": dict, "task_type": str, "use_bdlora": dict,
+    "modules_to_save": list, "rank_pattern": dict, "target_parameters": list, "task_type": str,
+    "use_bdlora": dict,
 }  # fmt: skip
 
 # Tensors that training needed and a merge does not.
@@ -45,14 +47,19 @@ def matches(files: Collection[str]) -> bool:
     return CONFIG in files
 
 
-def read(folder: Path, ref: str) -> Adapter:
-    """Read a PEFT adapter from its config and its header.
+def read(folder: Path, ref: str, base: Path | None = None) -> Adapter:
+    """Read a PEFT adapter from its config and its header; one of Tinker's, which needs `base`, too.
 
     Raises Unreadable or Unsupported where config or weights are missing, damaged or of a kind that
     cannot be read, and Unsafe for a rank or alpha pattern that could run for ever.
     """
     config = read_config(folder / CONFIG)
-    return build(config, _tensors(folder), folder, ref)
+    tensors = _tensors(folder)
+    from adaptertools.formats import tinker  # which reads through this file
+
+    if tinker.own(tensors):
+        return tinker.read(folder, ref, base)
+    return build(config, tensors, folder, ref)
 
 
 def build(
@@ -69,7 +76,7 @@ def build(
     junk: Counter[str] = Counter()
     keys = {name: _keys.parse(name, marker(method), junk) for name in tensors if name not in shared}
     names = _left_in(keys.values(), junk)
-    parts: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    parts: defaultdict[tuple[str, bool, int], dict[str, str]] = defaultdict(dict)
     saved, rows, ignored = [], [], {}
     for name, key in keys.items():
         spec = tensors[name]
@@ -82,7 +89,7 @@ def build(
             if any(row.target == key.target for row in rows[:-1]):
                 raise Unreadable(f"{shown(name)} is there twice, under two spellings.")
         elif key.role:
-            before = parts[key.target, min(key.nested, 1)].setdefault(key.role, name)
+            before = parts[_place(key, config)].setdefault(key.role, name)
             if before != name:
                 raise Unreadable(
                     f"{shown(before)} and {shown(name)} are the same tensor once wrappers are "
@@ -90,11 +97,11 @@ def build(
                 )
         else:
             saved.append(Saved(name=key.target, spec=spec, own=_own(key, config)))
-    if twice := [target for target, nested in parts if nested and (target, 0) in parts]:
+    if twice := [t for t, nested, depth in parts if nested and (t, False, depth) in parts]:
         raise Unreadable(f"{first(twice)}: adapted twice, once under base_layer. Save again.")
     entries = [
-        _entry(target, bool(nested), {r: tensors[n] for r, n in found.items()}, config)
-        for (target, nested), found in parts.items()
+        _entry(target, nested, depth, {r: tensors[n] for r, n in found.items()}, config)
+        for (target, nested, depth), found in parts.items()
     ]
     if not entries:
         check_method(saved, method)
@@ -105,6 +112,13 @@ def build(
         stripped={**{k: n for k, n in junk.items() if n}, **names},
         shared={role: tensors[name] for name, role in shared.items()},
     )  # fmt: skip
+
+
+def _place(key: _keys.Key, config: Mapping[str, Any]) -> tuple[str, bool, int]:
+    """Give the module, whether it lies inside another adapted one, and its parameter's level."""
+    fused = config["peft_type"] == "LORA" and config.get("target_parameters")
+    depth = key.depth if fused else 0
+    return key.target, key.nested > depth, depth
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -168,10 +182,11 @@ def _own(key: _keys.Key, config: Mapping[str, Any]) -> bool:
     """Tell a trained copy from a base weight that PEFT saved along with the adapter."""
     if key.wrapper or key.target.endswith(".bias"):
         return True
-    listed = config.get("modules_to_save") or []
-    module = key.target.rpartition(".")[0]
-    # peft/utils/other.py: modules_to_save matches whole components anywhere in the name.
-    return not key.nested and any(f".{m}." in f".{module}." for m in listed)
+    listed = tuple(m for m in config.get("modules_to_save") or [] if isinstance(m, str) and m)
+    parts = key.target.split(".")[:-1]
+    # peft/utils/other.py, _set_trainable: every module whose name ends so, in midst of a word too.
+    around = (".".join(parts[: i + 1]) for i in range(len(parts)))
+    return not key.nested and any(module.endswith(listed) for module in around)
 
 
 def _unique(saved: list[Saved], ignored: dict[str, str]) -> list[Saved]:
@@ -210,16 +225,10 @@ def _rows(key: _keys.Key, spec: TensorSpec, config: Mapping[str, Any]) -> TokenR
 
 
 def _entry(
-    target: str, nested: bool, parts: dict[str, TensorSpec], config: Mapping[str, Any]
+    target: str, nested: bool, depth: int, parts: dict[str, TensorSpec], config: Mapping[str, Any]
 ) -> Entry:
     if config["peft_type"] != "LORA":  # other methods have rules of their own for rank and scale
         return Entry(target=target, parts=parts, scale=1.0, rank=0, nested=nested)
     # A MultiheadAttention's out_proj takes rank and alpha from the attention that it is part of.
-    name = target.rpartition(".")[0] if nested else target
-    rank = pattern_value(config, "rank_pattern", name, config.get("r", 8))
-    alpha = pattern_value(config, "alpha_pattern", name, config.get("lora_alpha", 8))
-    if type(rank) is not int or not 0 < rank < 2**31:
-        raise Unreadable(f"r or rank_pattern gives {shown(target)} rank {shown(rank)}.")
-    # s = alpha / r, or alpha / sqrt(r) when rank-stabilised. arXiv:2312.03732
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return Entry(target=target, parts=parts, scale=scale, rank=rank, nested=nested)
+    rank, scale = scaled(config, target.rpartition(".")[0] if nested else target)
+    return Entry(target=target, parts=parts, scale=scale, rank=rank, nested=nested, depth=depth)

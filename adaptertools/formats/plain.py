@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptertools.adapter import Adapter
+from adaptertools.errors import Unsupported, shown
 from adaptertools.formats import Ask, Wrote
 from adaptertools.formats._modules import Module, common_scale, modules, shape_for
 from adaptertools.formats._normal import save
@@ -24,6 +25,7 @@ HOLDS = frozenset({"conv", "embedding", "nested"})
 SUFFIX = ""
 LACKS = "DoRA, biases, saved modules, token rows: nothing but factors, of one rank and alpha"
 PROVED = "PEFT 0.21.2"
+OPTIONS = {"scale": "`1` folds all scales, for readers that know of no alpha"}
 
 # Keys of the source's config that say where it belongs, kept as they are.
 _KEPT = ("base_model_name_or_path", "revision", "task_type", "auto_mapping", "fan_in_fan_out",
@@ -36,7 +38,7 @@ def write(adapter: Adapter, draft: Path, ask: Ask) -> Wrote:
     Raises Unsupported where a rank is asked for that is too small, or a dtype that overflows.
     """
     rank = max(adapter.rank, ask.rank or 0)
-    scale = common_scale(adapter, rank)
+    scale = _scale(adapter, rank, ask)
     shape = shape_for(adapter, ask, scale=scale, uniform=True)
     wrote = Wrote(files=[CONFIG, WEIGHTS], tensors=0, nbytes=0)
     items = (pair for module in modules(adapter, shape, wrote) for pair in named(module))
@@ -44,6 +46,16 @@ def write(adapter: Adapter, draft: Path, ask: Ask) -> Wrote:
     text = config_text(config(adapter, rank, int(scale * rank)))
     (draft / CONFIG).write_text(text, "utf-8")
     return wrote
+
+
+def _scale(adapter: Adapter, rank: int, ask: Ask) -> float:
+    """Choose the scale of all, which is 1 where the user asks for it."""
+    if not ask.options:
+        return common_scale(adapter, rank)
+    if dict(ask.options) != {"scale": "1"}:
+        name, value = next((n, v) for n, v in ask.options.items() if (n, v) != ("scale", "1"))
+        raise Unsupported(f"plain has no option {shown(name)}={shown(value)}. Known: scale=1.")
+    return 1.0
 
 
 def named(module: Module) -> Iterator[tuple[str, Array]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from adaptertools.update import Array
 
 NAME, CONFIG = "adapter_model.pt", "adapter_config.json"
-PROVED = "torchtune 0.6.1's own conversion, which it agrees with but for that fault"
+PROVED = "torchtune 0.6.1's own conversion, but for its fault in the magnitudes of q and k"
 
 _KEY = re.compile(
     r"^(?P<target>output|layers\.\d+\.(?:attn|mlp)\.\w+)\.(?P<role>lora_[ab]\.weight|magnitude)$"

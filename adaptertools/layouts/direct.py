@@ -1,9 +1,18 @@
-"""The name itself, or the name with the base-model prefix put on or taken off."""
+"""The name itself, or the name with the base-model prefix put on or taken off.
+
+Only where that finds nothing is transformers asked how it reads such a checkpoint (`converted`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from adaptertools.layouts.pieces import Piece
+
+if TYPE_CHECKING:
+    from adaptertools.layouts.converted import Layout
 
 # What a module's weight is called: most say `weight`, torch's MultiheadAttention fuses its inputs.
 WEIGHTS = ("weight", "in_proj_weight")
@@ -12,10 +21,16 @@ WEIGHTS = ("weight", "in_proj_weight")
 class Names:
     """Finds the base's tensors by the names that an adapter uses."""
 
-    def __init__(self, tensors: Collection[str], prefix: str) -> None:
-        """Take the base's tensor names and the prefix of its model type."""
+    def __init__(
+        self,
+        tensors: Collection[str],
+        prefix: str,
+        layout: Callable[[], Layout | None] = lambda: None,
+    ) -> None:
+        """Take the base's tensor names, the prefix of its model type, and where more is known."""
         self.tensors = tensors
         self.prefix = f"{prefix}." if prefix else ""
+        self.layout = layout
 
     def tensor(self, name: str) -> str | None:
         """Give the base's name of a tensor, None where it has none."""
@@ -24,6 +39,21 @@ class Names:
     def weight(self, module: str) -> str | None:
         """Give the base's name of a module's weight, None where it has none."""
         return next((n for w in WEIGHTS if (n := self.tensor(f"{module}.{w}"))), None)
+
+    def pieces(self, name: str) -> tuple[Piece, ...]:
+        """Give the blocks of the base's tensors that are this tensor; none where it has none."""
+        found = self.tensor(name)
+        return (Piece(tensor=found),) if found else self.converted(name)
+
+    def converted(self, name: str) -> tuple[Piece, ...]:
+        """Give them as transformers reads the base, also where it has a tensor of that name."""
+        layout = self.layout()
+        return layout.find(name) if layout else ()
+
+    def renamed(self, name: str) -> str | None:
+        """Give the base's name of a tensor that it holds whole, under whatever name."""
+        found = self.pieces(name)
+        return found[0].tensor if len(found) == 1 and found[0].plain else None
 
     def bias(self, weight: str) -> str | None:
         """Give the bias beside a weight, None where there is none."""

@@ -66,5 +66,4 @@ def ties(config: Mapping[str, Any], name: str) -> dict[str, str]:
 def untied_changes_forward(config: Mapping[str, Any]) -> bool:
     """Tell whether a model that is untied would compute something else, or not be untied at all."""
     kind = str(config.get("model_type"))
-    shared = bool(config.get("is_encoder_decoder"))
-    return shared or kind in _FORCED_TIES or bool(model(kind).get("rescales_when_tied"))
+    return kind in _FORCED_TIES or bool(model(kind).get("rescales_when_tied"))

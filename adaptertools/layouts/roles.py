@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +51,13 @@ def roles(config: Mapping[str, Any], tensors: Mapping[str, TensorSpec]) -> dict[
             full = next((name.removeprefix(p) for p in taken if name.startswith(p)), full)
         held[name] = Role(name=full, kind=_kind(full, found[name][1], spec, config, model))
     return held
+
+
+def renamed(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, str]:
+    """Give the names in the model of those weights that a checkpoint calls otherwise."""
+    model = find(config)
+    found = {name: placed(name, model)[0] for name in tensors} if model else {}
+    return {name: full for name, full in found.items() if full not in tensors}
 
 
 def _spelled(name: str, full: str) -> str:

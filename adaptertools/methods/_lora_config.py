@@ -14,12 +14,13 @@ _CONVERT = (
     "The adapter assumes a changed base. Save it again with PEFT's "
     "path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
 )
+_BASE = f"{_CONVERT} `adaptertools convert --to plain --base BASE` makes one of the base alone."
 _LOFTQ = "LoftQ's factors make up for the rounding of a quantised base; on another base they err."
 
 # init_lora_weights that leave the base as it is: the factors are a plain LoRA.
 _PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-_CHANGED_INITS = {"pissa": _CONVERT, "olora": _CONVERT, "corda": _CONVERT, "lora_ga": _CONVERT,
-                  "loftq": _LOFTQ}  # fmt: skip
+_CHANGED_INITS = {"pissa_niter": _CONVERT, "pissa": _BASE, "olora": _BASE, "corda": _CONVERT,
+                  "lora_ga": _CONVERT, "loftq": _LOFTQ}  # fmt: skip
 
 # Config keys that, when set, mean something other than a fixed change of weights.
 _REFUSED = {
@@ -29,8 +30,6 @@ _REFUSED = {
     "Merge one of its adapters instead.",
     "use_qalora": "QALoRA pools its input in groups, and PEFT cannot merge it either. "
     "Serve it as an adapter.",
-    "target_parameters": "Updates of fused expert parameters are not merged yet. "
-    "Serve it as an adapter for now.",
     "megatron_config": "Megatron's tensors may be shards of the real ones. "
     "Export the adapter to plain PEFT first.",
     "enable_lora": "This is the grouped LoRA of PEFT before 0.3. "
@@ -73,6 +72,7 @@ _KNOWN = frozenset(
         "revision",
         "runtime_config",
         "target_modules",
+        "target_parameters",
         "task_type",
         "trainable_token_indices",
         "use_bdlora",
@@ -80,6 +80,7 @@ _KNOWN = frozenset(
         "use_rslora",
         "velora_config",
         "lora_B_layout",
+        "unsloth_fused_expert_lora",
     ]
 )
 

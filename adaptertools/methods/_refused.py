@@ -1,4 +1,4 @@
-"""Methods of PEFT 0.21 that no fixed weight can stand for, and what to do with them instead."""
+"""Methods of PEFT and AdapterHub that no fixed weight can stand for, and what to do instead."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Refused(NamedTuple):
 
 _SERVE = "Serve it as an adapter, with PEFT"
 _TRAIN = f"{_SERVE}, or train a LoRA on the same data where one model is wanted"
+_HUB = "Serve it with the adapters library"
 
 REFUSED: Mapping[str, Refused] = {
     "ADAMSS": Refused(
@@ -42,6 +43,34 @@ REFUSED: Mapping[str, Refused] = {
         _TRAIN,
         "https://arxiv.org/abs/2410.17222",
     ),
+    "BOTTLENECK": Refused(
+        "its layers have an activation between them, of AdapterHub's adapters library",
+        _HUB,
+        "https://arxiv.org/abs/1902.00751",
+    ),
+    "COMPACTER": Refused(
+        "its layers have an activation between them, of AdapterHub's adapters library",
+        _HUB,
+        "https://arxiv.org/abs/2106.04647",
+    ),
+    "GATED_LORA": Refused("a gate weighs its updates by the input", _HUB),
+    "MTL_LORA": Refused(
+        "it holds several up projections, weighed for each task",
+        _HUB,
+        "https://arxiv.org/abs/2410.09437",
+    ),
+    "REFT": Refused(
+        "it edits hidden states at some places of the input, and changes no weight",
+        _HUB,
+        "https://arxiv.org/abs/2404.03592",
+    ),
+    "SOFT_PROMPT": Refused(
+        "it is trained vectors before the input, of AdapterHub's adapters library, and changes no "
+        "weight",
+        _HUB,
+        "https://arxiv.org/abs/2104.08691",
+    ),
+    "UNION_OF_ADAPTERS": Refused("it is adapters of several kinds at once", _HUB),
     "LILY": Refused(
         "a router mixes its up projections for each token",
         _SERVE,
@@ -80,18 +109,22 @@ REFUSED: Mapping[str, Refused] = {
     ),
 }
 
+# Not PEFT's: what formats/adapterhub.py calls the methods that PEFT has not.
+ADAPTERHUB = frozenset({"BOTTLENECK", "COMPACTER", "GATED_LORA", "MTL_LORA", "REFT", "SOFT_PROMPT",
+                        "UNION_OF_ADAPTERS"})  # fmt: skip
+
 REMOVED = {
     "BONE": "PEFT took it out in 0.19; MISS has its place, and is the same with other names. "
     "Convert it with PEFT's scripts/convert-bone-to-miss.py.",
 }
 
 
-def refusal(peft_type: str, ref: str) -> AdapterToolsError:
-    """Give the error for a type that has no file here, naming the adapter."""
+def refusal(peft_type: str, ref: str, what: str = "merged") -> AdapterToolsError:
+    """Give the error for a type that has no file here, naming the adapter and what it cannot be."""
     name = peft_type.upper()
     if found := REFUSED.get(name):
         return Unsupported(
-            f"{shown(ref)} is of type {name}, which cannot be merged: {found.why}. {found.instead}."
+            f"{shown(ref)} is of type {name}, which cannot be {what}: {found.why}. {found.instead}."
         )
     if why := REMOVED.get(name):
         return Unsupported(f"{shown(ref)} is of type {name}. {why}")

@@ -68,6 +68,11 @@ class Reflections:
 
     def open(self, dtype: str) -> Callable[[Array], Array]:
         """Give the map of rows w to w − (w·U)·(T·Uᵀ)."""
+        left, right = (each.astype(dtype) for each in self.wy())
+        return lambda rows: rows - (rows @ left) @ right
+
+    def wy(self) -> tuple[Array, Array]:
+        """Give U and T·Uᵀ in float64: the product is I − U·T·Uᵀ."""
         import numpy as np
 
         normals = self.normals()
@@ -75,8 +80,7 @@ class Reflections:
         for i in range(len(inner)):
             inner[:i, i] = -2 * inner[:i, :i] @ (normals[:, :i].T @ normals[:, i])
             inner[i, i] = 2
-        left, right = normals.astype(dtype), (inner @ normals.T).astype(dtype)
-        return lambda rows: rows - (rows @ left) @ right
+        return normals, inner @ normals.T
 
     def times(self, x: Array) -> Array:
         """Reflect x, the last normal first."""

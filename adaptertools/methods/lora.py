@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from adaptertools.adapter import Factor, Site
 from adaptertools.errors import Mismatch, Unreadable, Unsupported, shown
+from adaptertools.methods import _experts
 from adaptertools.methods._lora_config import check
 from adaptertools.methods._lora_parts import check_inner, check_parts
 from adaptertools.tensorfile import TensorSpec
@@ -37,6 +38,9 @@ tensors = {
 
 def updates(site: Site) -> Iterator[Update]:
     """Give the updates of the weight: KaSA's truncation, then the product, or DoRA."""
+    if site.entry.fused is not None:
+        yield _experts.update(site, site.entry.fused)
+        return
     check_parts(site)
     low, by_column = _product(site)
     check_inner(site, low.up, low.down)

@@ -8,16 +8,14 @@ road_1 stores one θ and α per pair, road_2 one per output, road_4 two per outp
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adaptertools.adapter import Site
 from adaptertools.errors import Mismatch, Unsupported, shown
 from adaptertools.methods._parts import Made, features, number, part
+from adaptertools.methods._rotations import pairs
 from adaptertools.update import Update
 from adaptertools.update.paired import Paired
-
-if TYPE_CHECKING:
-    from adaptertools.update import Array
 
 peft_type = "ROAD"
 
@@ -48,28 +46,10 @@ def updates(site: Site) -> Iterator[Update]:
     variant = site.config.get("variant", "road_1")
     count = int(outputs * _EACH[variant])
     parts = (part(site, "road_theta", count), part(site, "road_alpha", count))
-    yield Paired(Made((outputs, 2), _pairs, parts, (variant, group)), group, site.scale)
+    yield Paired(Made((outputs, 2), pairs, parts, (variant, group)), group, site.scale)
 
 
 def bias_updates(site: Site) -> Iterator[Update]:
     """Give the update of the bias, which is turned as well."""
     if site.bias is not None:
         yield from updates(site)
-
-
-def _pairs(theta: Array, alpha: Array, variant: str, group: int) -> Array:
-    """Give (outputs, 2): what the output itself counts, and its partner."""
-    import numpy as np
-
-    if variant == "road_1":
-        theta, alpha = (
-            np.repeat(v.reshape(-1, 1, group // 2), 2, axis=1).reshape(-1) for v in (theta, alpha)
-        )
-    if variant == "road_4":
-        theta, alpha = (v.reshape(-1, 2, group) for v in (theta, alpha))
-        own = (alpha[:, 0] * np.cos(theta[:, 0])).reshape(-1)
-        other = (alpha[:, 1] * np.sin(theta[:, 1])).reshape(-1)
-    else:
-        own, other = alpha * np.cos(theta), alpha * np.sin(theta)
-    other = other.reshape(-1, 2, group // 2) * np.array([-1.0, 1.0])[:, None]
-    return np.stack([own, other.reshape(-1)], axis=1)

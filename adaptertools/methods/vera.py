@@ -7,12 +7,13 @@ Kaiming-uniform. After peft/tuners/vera/model.py and layer.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from adaptertools.adapter import Factor, Site
 from adaptertools.methods import _drawn
 from adaptertools.methods._parts import features, part
+from adaptertools.methods._plain import bias_updates as bias_updates
+from adaptertools.methods._plain import check as check
 from adaptertools.update import Matrix, Update
 from adaptertools.update.lowrank import LowRank
 from adaptertools.update.matrices import Cut, Scaled, oriented
@@ -25,10 +26,6 @@ tensors = {
     "vera_A": "down projection of all modules (r, largest in)",
     "vera_B": "up projection of all modules (largest out, r)",
 }
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Accept every config: what a module lacks is said there."""
 
 
 def updates(site: Site) -> Iterable[Update]:
@@ -61,8 +58,3 @@ def _up(site: Site, role: str, rank: int, drawn: int, out: int) -> Matrix:
     tallest, widest = _drawn.largest(site)
     seed, before = _drawn.seed(site, role), drawn * widest
     return Cut(_drawn.Drawn((tallest, rank), seed, before, _drawn.kaiming(rank)), (out, rank))
-
-
-def bias_updates(site: Site) -> Iterable[Update]:
-    """Leave the bias as it is."""
-    return []

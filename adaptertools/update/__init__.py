@@ -27,6 +27,11 @@ class Opened(NamedTuple):
 
     step: Step
     norm: float | None = None  # ‖update‖, where it is known without looking at the weight
+    rows: tuple[int, int] | None = None  # the only ones that it changes; None for all
+
+    def reaches(self, row: int, count: int) -> bool:
+        """Whether so many rows from this one hold any that it changes."""
+        return self.rows is None or (self.rows[0] < row + count and row < self.rows[1])
 
 
 class Matrix(Protocol):
@@ -95,6 +100,15 @@ class Update(Protocol):
 def together(updates: Iterable[Update]) -> int:
     """Give the number of rows that must be in one tile, or a multiple of it (Paired says so)."""
     return lcm(*(getattr(update, "together", 1) for update in updates))
+
+
+def change(opened: Iterable[Opened], tile: Array, original: Array | None, row: int) -> None:
+    """Apply updates to a tile in place, in order; `original` is a copy of it, if more than one."""
+    first = True
+    for each in opened:
+        if each.reaches(row, len(tile)):
+            each.step(tile, None if first else original, row)
+            first = False
 
 
 def scratch() -> Callable[[Array], Array]:

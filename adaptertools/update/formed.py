@@ -56,4 +56,5 @@ class Formed:
 
     def describe(self) -> Mapping[str, object]:
         """Name what M is, and the scale."""
-        return {"kind": type(self.matrix).__name__.lower(), "scale": self.scale}
+        kind = getattr(self.matrix, "kind", type(self.matrix).__name__.lower())
+        return {"kind": kind, "scale": self.scale}

@@ -59,6 +59,19 @@ def largest(matrix: Array, rank: int | None, keep: Keep) -> Largest:
     return Largest(thin.truncated(count), method, total)
 
 
+def top(matrix: Array, rank: int) -> Thin:
+    """Give the `rank` largest components, to rounding: dense, or by the Gram matrix if it is large.
+
+    What the latter loses, it loses of values far below σ₁, which are not among the largest.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        found = top(matrix.T, rank)
+        return Thin(found.vt.T, found.s, found.u.T)
+    if matrix.shape[1] <= DENSE:
+        return _dense(matrix).truncated(rank)
+    return _gram(matrix, rank, lambda values, total: rank, _square(matrix))
+
+
 def _found(matrix: Array, rank: int | None, keep: Keep, total: float) -> tuple[Thin, str]:
     """Choose the way, and give at least as many components as are kept."""
     side, few = matrix.shape[1], FEW if rank is None else rank

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 from adaptertools.adapter import Adapter
 from adaptertools.checkpoint import Checkpoint
 from adaptertools.errors import Mismatch, Unsupported, first, shown
 from adaptertools.layouts import known, replicated
+from adaptertools.layouts.converted import layout
 from adaptertools.layouts.direct import Names
+from adaptertools.layouts.tied import ties as tied_tensors
 from adaptertools.packing import CODES, Packed
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs import _config, _ties
-from adaptertools.verbs._claims import claims
+from adaptertools.verbs._claims import CHANGES, Claim, claims
 from adaptertools.verbs._drafts import Assembly, Draft, apply, resizable
 from adaptertools.verbs._entries import method_of
+from adaptertools.verbs._experts import resolve
 from adaptertools.verbs._module_order import module_order
 from adaptertools.verbs._spread import spread
 
@@ -26,6 +29,7 @@ def assemble(
     *,
     tied: str = "untie",
     mha_out_proj: str | None = None,
+    expert_packing: str | None = None,
     packed: Mapping[str, Packed] | None = None,
 ) -> Assembly:
     """Put the output together from headers alone; `packed` are the base's packed weights.
@@ -43,20 +47,30 @@ def assemble(
             it.say("MRG050", text, place=adapter.ref, level="warning")
     now = next(iter(it.config.get("architectures") or ()), "")
     name = _config.architecture(it.config, only, [*it.drafts])
-    names = Names(it.drafts, known.prefix(it.config))
+    tensors = {n: draft.source for n, draft in it.drafts.items()}
+    names = Names(it.drafts, known.prefix(it.config), cache(partial(layout, it.config, tensors)))
     it.order = partial(module_order, base.config, name)
     adapters = [(spread(adapter, names, it.order), scale) for adapter, scale in adapters]
+    adapters = [(_resolved(it, a, names, expert_packing), scale) for a, scale in adapters]
     only = [adapter for adapter, _ in adapters]
     ties = _resolved_ties(it, name, names, only)
-    aliases = {a: s for a, s in ties.items() if a not in it.drafts}
-    fresh = _config.new_tensors(name)
-    every = [c for a, scale in adapters for c in claims(a, scale, names, aliases, fresh)]
+    aliases = {alias: source for alias, source in ties.items() if alias not in it.drafts}
+    fresh, changed = _config.new_tensors(name), name != now
+    every = [c for a, scale in adapters for c in claims(a, scale, names, aliases, fresh, changed)]
+    _say_asked(it, every)
     settled = _ties.settle(every, aliases, tied == "keep", it.config)
     apply(it, settled, names, mha_out_proj)
     old = {**base.tensors, **{name: each.logical() for name, each in packed.items()}}
     _reconfigure(it, old, settled, ties, name if name != now else "", only)
     _account(it, only)
     return it
+
+
+def _resolved(it: Assembly, adapter: Adapter, names: Names, packing: str | None) -> Adapter:
+    """Find the parameters of fused experts; note what cannot be told of them for sure."""
+    adapter, doubts = resolve(adapter, names.layout, packing)
+    it.findings += doubts
+    return adapter
 
 
 def _start(base: Checkpoint, adapters: Sequence[Adapter], packed: Mapping[str, Packed]) -> Assembly:
@@ -93,16 +107,36 @@ def _resolved_ties(
 
     Raises Unsupported where an adapter changes an embedding of a class whose ties are unknown.
     """
-    touched = [t for a in adapters for t in _touched(a) if _config.embedding(t)]
-    if touched and it.config.get("tie_word_embeddings") and not known.architecture(name):
+    every = [t for a in adapters for t in _touched(a)]
+    touched = [t for t in every if _config.embedding(t)]
+    ask = bool(touched) or any(not (names.weight(t) or names.tensor(t)) for t in every)
+    ties = tied_tensors(it.config, name, ask=ask)
+    if touched and ties is None and it.config.get("tie_word_embeddings"):
         raise Unsupported(
             f"The base ties its embeddings, the adapter changes {first(touched)}, and "
             f"{shown(name) or 'its class'} is not one whose tied tensors are known. Write "
             "lm_head.weight out and set tie_word_embeddings to false in the base, or serve the "
             "adapter."
         )
-    found = {a: names.tensor(s) for a, s in known.ties(it.config, name).items()}
+    found = {}
+    for alias, source in (ties or {}).items():
+        tensor = names.tensor(source)
+        if tensor is None and ask and not names.renamed(alias):
+            tensor = names.renamed(source)  # both are spelled as in an older checkpoint
+        found[alias] = tensor
     return {alias: source for alias, source in found.items() if source}
+
+
+def _say_asked(it: Assembly, every: Sequence[Claim]) -> None:
+    """Say where names were not the base's, and transformers' own tables told which are meant."""
+    if asked := {claim.asked: claim.tensor for claim in every if claim.asked}:
+        name, tensor = next(iter(asked.items()))
+        it.say(
+            "MRG052",
+            f"{len(asked)} names of the adapter are not the base's; transformers reads them from "
+            f"it all the same: {shown(name)} from {shown(tensor)}"
+            + (f", and {len(asked) - 1} more." if len(asked) > 1 else "."),
+        )
 
 
 def _touched(adapter: Adapter) -> list[str]:
@@ -117,10 +151,10 @@ def _reconfigure(
 ) -> None:  # fmt: skip
     """Bring config.json in line with the tensors."""
     drafts = {n: d.source for n, d in it.drafts.items()}
-    moved = {c.tensor for c in settled.claims if c.kind in ("entry", "saved") and not c.shared}
+    moved = {c.tensor for c in settled.claims if c.kind in CHANGES and not c.shared}
     loose = settled.copies or any({a, s} & moved for a, s in ties.items() if a in old)
     if name:
-        _config.check_head(name, drafts, adapters)
+        _config.check_head(name, drafts, adapters, known.prefix(it.config))
     if name and (any(c.new for c in settled.claims) or settled.copies):
         it.config = _config.headed(it.config, name, drafts)
         it.say("MRG002", f"The model is now a {name}; config.json says so.", place="config.json")

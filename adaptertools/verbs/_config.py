@@ -58,14 +58,18 @@ def architecture(
 
 
 def new_tensors(name: str) -> frozenset[str]:
-    """Give the tensors that a class has outside its base model: what an adapter may bring new."""
+    """Give the tensors of a class that other classes lack: what an adapter may bring new."""
     facts = known.architecture(name)
-    return frozenset(facts.get("head", ())) | frozenset(facts.get("tied", ()))
+    return frozenset(name for key in ("needs", "head", "tied") for name in facts.get(key, ()))
 
 
-def check_head(name: str, have: Mapping[str, object], adapters: Sequence[Adapter]) -> None:
+def check_head(
+    name: str, have: Mapping[str, object], adapters: Sequence[Adapter], prefix: str
+) -> None:
     """Refuse a new head of which a part is nowhere: it would be random in the merged model."""
-    missing = [t for t in known.architecture(name).get("head", ()) if t not in have]
+    facts = known.architecture(name)
+    every = (*facts.get("needs", ()), *facts.get("head", ()))
+    missing = [t for t in every if not {t, t.removeprefix(f"{prefix}.")} & have.keys()]
     if missing:
         raise Mismatch(
             f"A {shown(name)} needs {first(missing)}, which neither the base nor "

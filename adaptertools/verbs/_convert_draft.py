@@ -30,6 +30,11 @@ def beside(files: Mapping[str, File], *more: str) -> list[File]:
     ]
 
 
+def receipt_of(out: Path) -> Path:
+    """Name the receipt of a file, which lies beside it."""
+    return out.with_name(f"{out.name}.convert.json")
+
+
 @contextmanager
 def drafted(out: Path, only: str = "") -> Iterator[Path]:
     """Give a folder to write to, and its name to it at the end; nothing is left of what fails.
@@ -37,7 +42,7 @@ def drafted(out: Path, only: str = "") -> Iterator[Path]:
     With `only`, the name of a file in it, that file gets the name, and the receipt one beside it.
     Raises Unsafe where the name, or that of an earlier try, is taken.
     """
-    receipt = out.with_name(f"{out.name}.convert.json")
+    receipt = receipt_of(out)
     for path in (out, receipt) if only else (out,):
         if path.exists() or path.is_symlink():
             raise Unsafe(f"{shown(path)} exists already. Choose another --out, or delete it.")

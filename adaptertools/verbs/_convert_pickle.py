@@ -12,10 +12,13 @@ from adaptertools.errors import NotFound, Unsafe, Unsupported, first, shown
 from adaptertools.facts import File
 from adaptertools.formats import _bin
 from adaptertools.formats.peft import CONFIG, WEIGHTS
+from adaptertools.hub import digests
 from adaptertools.picklefile import Listing
 from adaptertools.report import Finding, Level, Report
-from adaptertools.verbs._convert_draft import beside, drafted
+from adaptertools.verbs._convert_draft import RECEIPT, beside, drafted
+from adaptertools.verbs._convert_write import receipt
 from adaptertools.verbs._place import listed
+from adaptertools.verbs._stack_told import short
 
 PICKLED = "adapter_model.bin"
 
@@ -37,16 +40,20 @@ def convert(
     _plain(files, CONFIG, folder)
     _check_growth(held, files[name].size)
     kept = beside(files, CONFIG)
+    facts = {
+        "format": "peft", "out": str(out), "tensors": len(held.tensors),
+        "bytes": sum(spec.nbytes for spec in held.tensors.values()),
+        "copied": [file.name for file in kept], "exactness": "exact", "dry_run": dry_run,
+    }  # fmt: skip
+    said = _said(held, files, kept, name)
     if not dry_run:
-        _write(held, kept, Path(out), progress)
-    return Report(
-        verb="convert", subject=str(thing), findings=tuple(_said(held, files, kept, name)),
-        facts={
-            "format": "peft", "out": str(out), "tensors": len(held.tensors),
-            "bytes": sum(spec.nbytes for spec in held.tensors.values()),
-            "copied": [file.name for file in kept], "exactness": "exact", "dry_run": dry_run,
-        },
-    )  # fmt: skip
+        read = {each: digests.sha256(files[each].path) for each in (CONFIG, name)}
+        source = {"ref": short(str(thing)), "files": dict(sorted(read.items()))}
+        with drafted(Path(out)) as draft:
+            _write(held, kept, draft, progress)
+            text = receipt(facts, said, source, draft, {})
+            (draft / RECEIPT).write_text(text, "utf-8")
+    return Report(verb="convert", subject=str(thing), findings=tuple(said), facts=facts)
 
 
 def _source(thing: str | Path) -> tuple[Path, str]:
@@ -57,7 +64,8 @@ def _source(thing: str | Path) -> tuple[Path, str]:
     if (folder / WEIGHTS).is_file():
         raise Unsupported(
             f"{shown(folder)} has {WEIGHTS} already, so there is nothing to convert. "
-            "To convert a pickle beside it, name that file."
+            "To convert a pickle beside it, name that file; to make a LoRA of another method, pass "
+            "--to plain."
         )
     return folder, PICKLED
 
@@ -85,12 +93,11 @@ def _check_growth(held: Listing, size: int) -> None:
         )
 
 
-def _write(held: Listing, kept: list[File], out: Path, progress: Callable[[int], None]) -> None:
-    """Write everything under a temporary name."""
-    with drafted(out) as draft:
-        _bin.save(held, draft / WEIGHTS, progress)
-        for file in kept:
-            shutil.copyfile(file.path, draft / file.name)
+def _write(held: Listing, kept: list[File], draft: Path, progress: Callable[[int], None]) -> None:
+    """Write the tensors, and what comes along."""
+    _bin.save(held, draft / WEIGHTS, progress)
+    for file in kept:
+        shutil.copyfile(file.path, draft / file.name)
 
 
 def _said(

@@ -5,9 +5,10 @@ The checks are those of stacking: a fixed sum for each module, no tensor left ov
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from adaptertools import checkpoint
 from adaptertools.adapter import Adapter, Entry
@@ -15,12 +16,14 @@ from adaptertools.errors import Unsupported, first, shown
 from adaptertools.formats import EXTRAS, Writer
 from adaptertools.report import Finding, Level
 from adaptertools.tensorfile import same
-from adaptertools.verbs._convert_lora import as_lora, needed
-from adaptertools.verbs._sources import check_finite, source
+from adaptertools.verbs._convert_method import Plain, as_lora, fixed, worked_out
+from adaptertools.verbs._convert_near import Lossy
+from adaptertools.verbs._sources import check_finite, untouched
 from adaptertools.verbs._sources_base import shapes
 from adaptertools.verbs._sources_forms import WIDTHLESS
 
 _MAGNITUDE, _BIAS = "lora_magnitude_vector", "lora_B.bias"
+_EXACT = Lossy()
 _DROPPABLE = ("lora_bias", "saved", "rows", "along")  # without the others, the factors mean nothing
 
 
@@ -30,27 +33,36 @@ class Taken:
 
     adapter: Adapter
     findings: tuple[Finding, ...]
+    lossy: Mapping[str, Any] = field(default_factory=dict)  # figures where something was lost
 
 
-def take(adapter: Adapter, to: str, writer: Writer, drop: bool, base: Path | None) -> Taken:
+def take(
+    adapter: Adapter, to: str, writer: Writer, drop: bool, base: Path | None,
+    doubts: Sequence[Finding] = (), ask: Lossy = _EXACT,
+) -> Taken:  # fmt: skip
     """Check an adapter against what a format holds; weights that equal the base's need no place.
 
-    Raises Unsupported for what it does not hold, unless it is to be dropped; and what
-    `_sources.source` raises where the adapter is no LoRA with a fixed sum for each module.
+    Of other methods than LoRA, those among the writer's METHODS stay what they are; but PEFT's own
+    folder holds all of them, so who allows losses there wants a LoRA.
+    Raises Unsupported for what it does not hold, unless it is to be dropped; and what `fixed` and
+    `worked_out` raise where no LoRA is the same.
     """
-    without = _without(adapter, _MAGNITUDE) if adapter.config.get("use_dora") else adapter
-    made = source(without, shapes(base) if base and adapter.method in WIDTHLESS else None)
-    check_finite(made)
     if adapter.config.get("layer_replication"):
         raise Unsupported(
             f"{shown(adapter.ref)} sets layer_replication: its base is rebuilt with repeated "
             "layers, which only PEFT does. Merge it instead."
         )
-    findings = list(_said(adapter))
-    if needed(adapter):
-        lora, said = as_lora(made)
-        adapter = replace(lora, saved=adapter.saved, rows=adapter.rows)
-        findings.append(said)
+    same = ask.allowed and to == adapter.format == "peft"
+    findings = [*doubts, *_said(adapter)]
+    lossy: Mapping[str, Any] = {}
+    if adapter.method in getattr(writer, "METHODS", ()) and not same:
+        check_finite(untouched(adapter))
+    else:
+        beside = adapter.config.get("use_dora") and ("dora" in writer.HOLDS and not same)
+        whole = beside or not ask.allowed
+        found = _lora(adapter, writer, drop, base, ask, whole=bool(whole))
+        adapter, lossy = found.adapter, found.lossy
+        findings += found.findings
     if base:
         adapter = _without_bases(adapter, base, findings)
     extras = _extras(adapter)
@@ -62,7 +74,22 @@ def take(adapter: Adapter, to: str, writer: Writer, drop: bool, base: Path | Non
             raise Unsupported(_refusal(to, writer, what, kind))
         adapter = _dropped(adapter, kind)
         findings.append(_finding("CNV011", "warning", f"Dropped as asked: {what}.", adapter))
-    return Taken(adapter=adapter, findings=tuple(findings))
+    return Taken(adapter=adapter, findings=tuple(findings), lossy=lossy)
+
+
+def _lora(
+    adapter: Adapter, writer: Writer, drop: bool, base: Path | None, ask: Lossy, *, whole: bool
+) -> Plain:
+    """Make a LoRA of it; with `whole` DoRA's magnitudes stay, for the format to hold or refuse."""
+    dora = whole and bool(adapter.config.get("use_dora"))
+    # Of other formats the base may be of another kind: a pipeline, a GGUF file.
+    own = adapter.method in WIDTHLESS or (adapter.method != "LORA" and adapter.format == "peft")
+    sizes = shapes(base) if base and base.is_dir() and own else None
+    made = fixed(_without(adapter, _MAGNITUDE) if dora else adapter, sizes)
+    if made is None:
+        return worked_out(adapter, base, ask, drop, writer)
+    check_finite(untouched(adapter) if dora else made)
+    return Plain(adapter=adapter) if dora else as_lora(made, ask, told=sizes is not None)
 
 
 def _refusal(to: str, writer: Writer, what: str, kind: str) -> str:
@@ -71,6 +98,8 @@ def _refusal(to: str, writer: Writer, what: str, kind: str) -> str:
         hint = f"Pass --base to have them compared with the base's own, or else: {hint}"
     if kind not in _DROPPABLE:
         hint = "Merge it into its base instead"
+    if kind == "dora":
+        hint += ", or pass --base and --allow-lossy for a LoRA near it (--dry-run says how near)"
     return f"{to} cannot hold {what}. It holds no {writer.LACKS.partition(':')[0]}. {hint}."
 
 

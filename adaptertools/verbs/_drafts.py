@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adaptertools import tensorfile
@@ -17,12 +17,13 @@ from adaptertools.report import Finding, Level
 from adaptertools.tensorfile import FLOATS, TensorSpec
 from adaptertools.update import Update
 from adaptertools.update.rows import Rows, Toward
-from adaptertools.verbs import _config, _ties
+from adaptertools.verbs import _blocks, _config, _ties
+from adaptertools.verbs._blocks import matrix
 from adaptertools.verbs._claims import Claim
 from adaptertools.verbs._entries import apply_entry, check_float
 
 # Whole tensors first, then rows of them, then what is added: as PEFT's wrappers are nested.
-_ORDER = ("base", "saved", "rows", "entry")
+_ORDER = ("base", "saved", "rows", "entry", "fused")
 
 
 @dataclass(slots=True)
@@ -40,6 +41,17 @@ class Draft:
     repack: Repack | None = None  # in the output
     turned: bool = False  # the output is the transpose of the source
     side: bool = False  # scales and the like of a packed weight: never of another dtype
+    stored: tuple[int, ...] = ()  # of a 3-D tensor that is edited as one matrix, its shape
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that it is stored with."""
+        return self.stored or self.source.shape
+
+    def stack(self) -> None:
+        """Edit a 3-D tensor as the matrix of all its rows."""
+        if len(self.source.shape) == 3:
+            self.stored, self.source = self.source.shape, matrix(self.source)
 
 
 @dataclass(slots=True)
@@ -69,7 +81,7 @@ def apply(it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str |
     wrong: list[str] = []
     whole = [c for c in ordered if c.kind == "base"]
     for claim in (c for c in whole if c.tensor not in settled.copies):
-        _replace(it, claim)
+        (_replace_blocks if claim.pieces else _replace)(it, claim)
     for alias, source in settled.copies.items():
         copied = it.drafts[source]
         it.drafts[alias] = Draft(
@@ -83,7 +95,7 @@ def apply(it: Assembly, settled: _ties.Untied, names: Names, mha_out_proj: str |
         elif isinstance(claim.item, TokenRows):
             wrong += _apply_rows(it, claim, claim.item)
         elif claim.kind == "saved":
-            _replace(it, claim)
+            (_replace_blocks if claim.pieces else _replace)(it, claim)
     if wrong:
         named = ordered[0].adapter.base
         said = f" The adapter names {shown(named)} as its base." if named else ""
@@ -153,6 +165,24 @@ def _replace(it: Assembly, claim: Claim) -> None:
     how = "saved with" if claim.kind == "base" else "trained and saved in"
     draft.why, draft.saved = f"{how} {claim.adapter.ref}", claim.item
     it.take(claim, draft, claim.parts)
+
+
+def _replace_blocks(it: Assembly, claim: Claim) -> None:
+    """Let a saved tensor take the place of the blocks of the base's tensors that it is."""
+    assert isinstance(claim.item, Saved)
+    saved = claim.item
+    have, want = _blocks.whole(it.drafts, claim.pieces).shape, saved.spec.shape
+    if have != want and have != (*want, 1):
+        raise Mismatch(
+            f"{shown(saved.name)}: the adapter saves it as {list(want)}, the base has "
+            f"{list(have)}. Pass the base that it was trained on as --base."
+        )
+    for piece in claim.pieces:
+        draft = it.drafts[piece.tensor]
+        _check_plain(draft, claim)
+        values = Factor(_blocks.part(saved.spec, piece))
+        _blocks.put(draft, replace(piece, model=None), [Toward(values, claim.scale)])
+        it.take(claim, draft, claim.parts)
 
 
 def _check_twice(draft: Draft | None, saved: Saved) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from adaptertools import plugins
@@ -11,11 +11,13 @@ from adaptertools.adapter import Adapter, Entry, Site
 from adaptertools.errors import Unsupported, first, shown
 from adaptertools.layouts import known
 from adaptertools.layouts.direct import Names
+from adaptertools.layouts.pieces import Piece
 from adaptertools.methods import Method
 from adaptertools.methods._refused import refusal
 from adaptertools.tensorfile import FLOATS, TensorSpec
 from adaptertools.update import Update
 from adaptertools.update.rows import Toward
+from adaptertools.verbs import _blocks
 from adaptertools.verbs._claims import Claim
 
 if TYPE_CHECKING:
@@ -34,34 +36,61 @@ def apply_entry(
     it: Assembly, claim: Claim, entry: Entry, names: Names, mha_out_proj: str | None
 ) -> list[str]:
     """Add an entry's updates to its weight and bias; give what does not fit."""
-    draft = it.drafts[claim.tensor]
-    check_float(draft, claim)
-    bias = names.bias(claim.tensor)
+    site, pieces, bias = seat(it, claim, entry, names, mha_out_proj)
+    method = method_of(claim.adapter)
+    updates, biases = list(method.updates(site)), list(method.bias_updates(site))
+    of_bias = [s.name for role, s in entry.parts.items() if role.endswith(".bias")]
+    own = [s.name for s in entry.parts.values() if s.name not in of_bias]
+    wrong = []
+    if updates or not biases:
+        wrong += _lay(it, claim, pieces, updates, own)
+    if biases:
+        wrong += _lay(it, claim, bias, biases, of_bias or own)
+    check_roles(method, entry.parts)
+    check_roles(method, claim.adapter.shared)
+    it.used |= {(id(claim.adapter), spec.name) for spec in claim.adapter.shared.values()}
+    return wrong
+
+
+def seat(
+    it: Assembly, claim: Claim, entry: Entry, names: Names, mha_out_proj: str | None
+) -> tuple[Site, tuple[Piece, ...], tuple[Piece, ...]]:
+    """Give what a method is asked with, and where the base holds the weight and the bias."""
+    pieces = claim.pieces or (Piece(tensor=claim.tensor),)
+    for piece in pieces:
+        check_float(it.drafts[piece.tensor], claim)
+    bias = _bias(names, claim, entry)
     site = Site(
-        entry=entry, config=claim.adapter.config, weight=draft.source,
-        transposed=_transposed(it, claim.adapter, entry.target, draft),
-        bias=it.drafts[bias].source if bias else None, scale=claim.scale,
+        entry=entry, config=claim.adapter.config, weight=_blocks.whole(it.drafts, pieces),
+        transposed=_transposed(it, claim.adapter, entry.target, it.drafts[claim.tensor]),
+        bias=_blocks.whole(it.drafts, bias) if bias else None, scale=claim.scale,
         attention=names.beside_attention(claim.tensor), mha_out_proj=mha_out_proj,
         shared=claim.adapter.shared, peers=_peers(it, claim.adapter, names), order=it.order,
     )  # fmt: skip
-    method = method_of(claim.adapter)
-    updates, biases = list(method.updates(site)), list(method.bias_updates(site))
-    _check_alone(claim.tensor, draft, updates)
-    draft.updates += updates
-    wrong = [w for update in updates for w in _fits(claim.tensor, update, draft)]
-    of_bias = [s.name for role, s in entry.parts.items() if role.endswith(".bias")]
-    own = [s.name for s in entry.parts.values() if s.name not in of_bias]
-    if updates or not biases:
-        it.take(claim, draft, (*own, *claim.also))
-    if biases:
-        assert bias is not None
-        wrong += [w for update in biases for w in _fits(bias, update, it.drafts[bias])]
-        _check_alone(bias, it.drafts[bias], biases)
-        it.drafts[bias].updates += biases
-        it.take(claim, it.drafts[bias], [*(of_bias or own), *claim.also])
-    _check_roles(method, entry.parts)
-    _check_roles(method, claim.adapter.shared)
-    it.used |= {(id(claim.adapter), spec.name) for spec in claim.adapter.shared.values()}
+    return site, pieces, bias
+
+
+def _bias(names: Names, claim: Claim, entry: Entry) -> tuple[Piece, ...]:
+    """Find the bias beside the weight; nothing where there is none."""
+    if entry.fused is not None:
+        return ()
+    if claim.pieces:
+        return names.pieces(f"{entry.target}.bias")
+    found = names.bias(claim.tensor)
+    return (Piece(tensor=found),) if found else ()
+
+
+def _lay(
+    it: Assembly, claim: Claim, pieces: Sequence[Piece], updates: Sequence[Update],
+    parts: Sequence[str],
+) -> list[str]:  # fmt: skip
+    """Add updates of one weight to the tensors that hold it."""
+    wrong = []
+    for piece in pieces:
+        draft = it.drafts[piece.tensor]
+        _check_alone(piece.tensor, draft, updates)
+        wrong += _blocks.put(draft, piece, updates)
+        it.take(claim, draft, (*parts, *claim.also))
     return wrong
 
 
@@ -84,15 +113,17 @@ def _peers(it: Assembly, adapter: Adapter, names: Names) -> Mapping[str, tuple[i
     if found or adapter.method == "LORA":
         return found
     for entry in adapter.entries:
-        draft = it.drafts.get(names.weight(entry.target) or "")
-        if draft is not None:
-            shape = (draft.source.rows, draft.source.columns)
-            turned = known.stores_in_out(entry.target, it.config) and draft.packed is None
+        weight = names.weight(entry.target)
+        pieces = (Piece(tensor=weight),) if weight else names.pieces(f"{entry.target}.weight")
+        if pieces and pieces[0].tensor in it.drafts:
+            spec, packed = _blocks.whole(it.drafts, pieces), it.drafts[pieces[0].tensor].packed
+            turned = known.stores_in_out(entry.target, it.config) and packed is None
+            shape = (spec.rows, spec.columns)
             found[entry.target] = shape[::-1] if turned else shape
     return found
 
 
-def _check_roles(method: Method, parts: Mapping[str, TensorSpec]) -> None:
+def check_roles(method: Method, parts: Mapping[str, TensorSpec]) -> None:
     """Refuse a role that the method does not know: it would be left out silently."""
     if odd := [spec.name for role, spec in parts.items() if not has_role(role, method.tensors)]:
         raise Unsupported(
@@ -116,16 +147,6 @@ def _check_alone(name: str, draft: Draft, updates: Iterable[Update]) -> None:
             f"{shown(name)} is replaced whole by an adapter, and another adapter changes it: that "
             "change would be lost. Merge one of the adapters."
         )
-
-
-def _fits(name: str, update: Update, draft: Draft) -> list[str]:
-    have = (draft.source.rows, draft.source.columns)
-    if update.shape is None or update.shape == have:
-        return []
-    return [
-        f"{shown(name)}: the update is {update.shape[0]}×{update.shape[1]}, "
-        f"the weight is {have[0]}×{have[1]}"
-    ]
 
 
 def check_float(draft: Draft, claim: Claim) -> None:

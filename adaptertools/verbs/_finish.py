@@ -65,7 +65,8 @@ def read_receipt(folder: Path) -> dict[str, Any]:
         return value
     raise Unreadable(
         f"{shown(path)} {why}, so there is nothing to verify {shown(folder)} against. "
-        "`adaptertools merge` writes one, and `adaptertools download --local-dir` one of its own."
+        "`adaptertools merge`, `stack`, `resize` and `convert` write one, and "
+        "`adaptertools download --local-dir` one of its own."
     )
 
 

@@ -11,6 +11,8 @@ from adaptertools import dialect, jsontext, picklefile, tensorfile
 from adaptertools.errors import AdapterToolsError, NotFound, shown
 from adaptertools.facts import Data, Facts, File, Pickle, Remote, Weights
 from adaptertools.verbs import _gather_beside as beside
+from adaptertools.verbs._foreign import foreign
+from adaptertools.verbs._gather_foreign import alone, with_foreign
 from adaptertools.verbs._place import CONFIG as CONFIG
 from adaptertools.verbs._place import DEEPEST as DEEPEST
 from adaptertools.verbs._place import LARGEST_HEADER as LARGEST_HEADER
@@ -33,7 +35,10 @@ def gather(
     raises.
     """
     why: dict[str, str] = {} if deep else {"data": "no tensor data (pass --deep)"}
-    place = find(aim(thing, revision), deep=deep, card=True)
+    other = None if revision else foreign(thing, base)
+    place = alone(other, thing) if other and Path(thing).is_file() else (
+        find(aim(thing, revision), deep=deep, card=True)
+    )  # fmt: skip
     folder, files = place.folder, place.files
     text = jsontext.read(files[CONFIG].read(jsontext.MAX_BYTES + 1)) if CONFIG in files else None
     kind = dialect.dialect(files[CONFIG].read(4096) if text else b"", text and text.value, files)
@@ -42,7 +47,7 @@ def gather(
     weights = _weights(place, pickles, why)
     why["config"] = f"no config of PEFT's dialect ({kind})" if text else f"no {CONFIG}"
     why["text"] = f"no {CONFIG}"
-    return Facts(
+    facts = Facts(
         folder=folder, ref=str(thing), files=files, dialect=kind if text else "none", text=text,
         config=config, weights=weights, pickles=tuple(pickles), peft_version=peft_version,
         data=Data(weights=weights) if weights and deep and _plain(weights, why) else None,
@@ -51,6 +56,7 @@ def gather(
         remote=place.remote, scan=_scan(place.remote, why), online=online,
         why=why | ({} if online else {"online": "no network (pass --online)"}),
     )  # fmt: skip
+    return with_foreign(facts, other, deep=deep) if other and other.sure else facts
 
 
 def _scan(remote: Remote | None, why: dict[str, str]) -> Mapping[str, str] | None:

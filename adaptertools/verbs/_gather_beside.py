@@ -12,6 +12,7 @@ from adaptertools import serving
 from adaptertools.errors import AdapterToolsError, NotFound, shown
 from adaptertools.facts import Base, Card, File, Profile
 from adaptertools.jsoncost import cost
+from adaptertools.layouts.roles import renamed
 from adaptertools.verbs._base import Place, find
 
 CARD = "README.md"
@@ -47,7 +48,9 @@ def _opened(place: Place, _: object) -> Base:
             raise
         # Weights that are missing or pickled: its config still says what it is.
         return Base(ref=place.ref, config=config)
-    return Base(ref=place.ref, config=held.config, tensors=held.tensors)
+    # Also by the names that the model gives them, which an adapter may use.
+    more = {new: held.tensors[old] for old, new in renamed(held.config, held.tensors).items()}
+    return Base(ref=place.ref, config=held.config, tensors={**held.tensors, **more})
 
 
 def card(files: Mapping[str, File], why: dict[str, str]) -> Card | None:

@@ -41,6 +41,16 @@ class Norm:
     rank: int | None = None  # singular values that are more than rounding
     zeros: float | None = None  # share of zeros in the factor that starts as zeros: lora_B
     why: str = ""
+    # Of fused experts norm and spectral are of all; the ranks are medians over those that change,
+    # and the largest. Several of their parameters may have one target.
+    experts: int = 1
+    still: int = 0  # experts whose change is zero
+    level: int = 0  # how many `base_layer` the file has before the role
+
+    @property
+    def name(self) -> str:
+        """Name it as its file does."""
+        return f"{self.target}{'.base_layer' * self.level}"
 
 
 def measure(adapter: Adapter, method: Method, progress: Progress) -> Iterator[Norm]:
@@ -55,8 +65,6 @@ def measure(adapter: Adapter, method: Method, progress: Progress) -> Iterator[No
 
 def _low_rank(entry: Entry, method: Method, config: Mapping[str, Any]) -> LowRank:
     """Let the method say what it adds; what a base would have to say is stood in for."""
-    if config.get("target_parameters"):
-        raise Unsupported("Updates of fused expert parameters are not measured yet.")
     if scattered := [spec.name for spec in entry.parts.values() if spec.start < 0]:
         raise Unsupported(f"{shown(scattered[0])} is a view that does not lie in one piece.")
     _check_blocks(config.get("use_bdlora") or {})
@@ -104,11 +112,11 @@ def _measured(entry: Entry, low: LowRank) -> Norm:
     values = np.linalg.svd(core, compute_uv=False)
     return Norm(
         target=entry.target, norm=norm, zeros=zeros[0] / max(prod(low.up.spec.shape), 1),
-        **_ranks(values, max(low.shape)),
+        **ranks(values, max(low.shape)),
     )  # fmt: skip
 
 
-def _ranks(values: Array, longest: int) -> dict[str, Any]:
+def ranks(values: Array, longest: int) -> dict[str, Any]:
     """Count directions in three ways; the tolerance is that of numpy.linalg.matrix_rank."""
     import numpy as np
 

@@ -12,8 +12,10 @@ from adaptertools.adapter import Adapter
 from adaptertools.dialect import dialect
 from adaptertools.errors import AdapterToolsError, Unreadable, Unsafe, first, shown
 from adaptertools.facts import File, Remote
+from adaptertools.formats import _gguf_file, gguf
 from adaptertools.ref import Ref, parse
 from adaptertools.tensorfile import TensorSpec
+from adaptertools.verbs._foreign import Foreign
 from adaptertools.verbs._place import CONFIG, LARGEST_HEADER, WEIGHTS, Place, away, find
 from adaptertools.verbs._place_nothing import nothing
 
@@ -35,6 +37,12 @@ class Held:
     adapter: Adapter | None = None  # where it is open already
     source: Ref | None = None
     remote: Remote | None = None
+    refused: str = ""  # why the format's reader did not take it
+
+    @property
+    def words(self) -> str:
+        """Whose words the config has: what was read from another format is in PEFT's."""
+        return "peft" if self.adapter else self.dialect
 
 
 def hold(thing: str | Path | Ref | Adapter, *, deep: bool = False) -> Held:
@@ -61,6 +69,32 @@ def hold(thing: str | Path | Ref | Adapter, *, deep: bool = False) -> Held:
         beside=beside, file=file.name if file else "", remote=place.remote,
         tensors=away(tensors) if place.partly else tensors, fault=place.named(fault),
     )  # fmt: skip
+
+
+def hold_foreign(found: Foreign, ref: str) -> Held:
+    """Describe an adapter of another format, as it was read or by what its header lists."""
+    adapter = found.adapter
+    tensors = adapter.tensors if adapter else _listed(found.folder / found.file)
+    return Held(
+        ref=ref, folder=str(found.folder), dialect=found.format, file=found.file, adapter=adapter,
+        config=adapter.config if adapter else {}, tensors=tensors,
+        fault=found.fault if found.damaged else "", refused=found.fault,
+    )  # fmt: skip
+
+
+def _listed(path: Path) -> Mapping[str, TensorSpec]:
+    try:
+        if path.suffix == gguf.SUFFIX:
+            return {t.name: _spec(t, path) for t in _gguf_file.read(path).tensors.values()}
+        return tensorfile.read_header(path, LARGEST_HEADER).tensors
+    except AdapterToolsError:  # no safetensors, or damaged; the fault is known already
+        return {}
+
+
+def _spec(held: _gguf_file.Held, path: Path) -> TensorSpec:
+    stop = held.start + held.nbytes
+    kind = held.kind or "unknown"
+    return TensorSpec(held.name, kind, held.shape, str(path), held.start, stop)
 
 
 def _config(place: Place) -> tuple[str, dict[str, Any]]:

@@ -63,9 +63,9 @@ def _into(adapter: Adapter, stored: Checkpoint) -> Merging:
 
 def _checked(held: Held, found: Contents) -> Adapter:
     """Give the adapter, if its method can be merged as far as the adapter alone can tell."""
-    method = word(held.dialect, held.config, "method")
-    if held.dialect != "peft" or method is None:
-        raise Unsupported("It is no PEFT adapter, and no other is merged yet.")
+    method = word(held.words, held.config, "method")
+    if held.words != "peft" or method is None:
+        raise Unsupported(held.refused or held.fault or "It is of no format that is merged.")
     how = cast("Method | None", plugins.load("methods", method.lower()))
     if how is None:
         raise refusal(method, "The adapter")

@@ -26,8 +26,12 @@ def notes(held: Held, found: Contents, norms: Sequence[Norm] | None) -> Iterator
 def _files(held: Held) -> Iterator[str]:
     if held.dialect == "lfs":
         yield "adapter_config.json is a Git LFS pointer, not the config. Run `git lfs pull`."
+    elif held.adapter and held.dialect != "peft":
+        yield "It was read as PEFT would store it; names, shapes and sizes are those."
     elif held.dialect not in ("peft", "none"):
         yield "This is no PEFT adapter; its tensors are listed as they are."
+    if held.refused and not held.fault:
+        yield f"It is not read as an adapter: {held.refused}"
     if not held.tensors:
         yield f"No tensor is known: this is what the config says.{_wanted(held)}"
     elif held.file.endswith(".bin"):
@@ -69,8 +73,11 @@ def _sizes(held: Held, found: Contents, norms: Sequence[Norm]) -> Iterator[str]:
     if known and len(dead) == len(norms):
         yield f"The change of all {len(dead)} modules is zero: this adapter was not trained."
     elif dead:
-        names = first((norm.target for norm in dead), 3)
+        names = first((norm.name for norm in dead), 3)
         yield f"The change of {len(dead)} of {len(norms)} modules is zero: {names}."
+    if still := [n for n in known if n.experts > 1 and 0 < n.still < n.experts]:
+        counts = f"{sum(n.still for n in still)} of {sum(n.experts for n in still)} experts"
+        yield f"The change of {counts} is zero in {first((n.name for n in still), 3)}."
     if held.config.get("use_dora"):
         yield "Sizes are those of s·B·A; DoRA's magnitudes also need the base's weights."
     if held.config.get("kasa_config"):

@@ -13,6 +13,7 @@ from adaptertools.adapter import Adapter, Entry
 from adaptertools.checks._names import meant, names
 from adaptertools.errors import AdapterToolsError
 from adaptertools.formats import peft
+from adaptertools.formats._peft_scale import possible, scaled
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.verbs._inspect_config import number, word
 from adaptertools.verbs._inspect_held import Held, hold
@@ -61,8 +62,8 @@ class Contents:
 
 def contents(held: Held) -> Contents:
     """Sort the tensors of a folder; what cannot be read as PEFT's is sorted by name alone."""
-    method = word(held.dialect, held.config, "method")
-    if held.dialect != "peft" or not held.tensors:
+    method = word(held.words, held.config, "method")
+    if held.words != "peft" or not held.tensors:
         return Contents(others=tuple(held.tensors))
     if method is None:
         return Contents(others=tuple(held.tensors), why="The config names no peft_type.")
@@ -101,12 +102,26 @@ def _module(entry: Entry, held: Held, plain: bool) -> Module:
     if not plain:
         rank, alpha = (number("peft", held.config, key) for key in ("rank", "alpha"))
         return Module(target=entry.target, parts=entry.parts, rank=rank, alpha=alpha)
+    known = _scaled(entry, held.config)
+    if known is None:
+        return Module(target=entry.target, parts=entry.parts)
+    rank, scale = known
     # The format gives alpha / r, or alpha / sqrt(r).
-    alpha = entry.scale * (entry.rank**0.5 if held.config.get("use_rslora") else entry.rank)
+    alpha = scale * (rank**0.5 if held.config.get("use_rslora") else rank)
     return Module(
-        target=entry.target, parts=entry.parts, rank=entry.rank, scale=entry.scale,
-        alpha=float(f"{alpha:.12g}"),
-    )  # fmt: skip
+        target=entry.target, parts=entry.parts, rank=rank, scale=scale, alpha=float(f"{alpha:.12g}")
+    )
+
+
+def _scaled(entry: Entry, config: Mapping[str, Any]) -> tuple[int, float] | None:
+    """Give rank and scale; None for a parameter of which only the base says which it is."""
+    if not config.get("target_parameters") or entry.nested:
+        return entry.rank, entry.scale
+    try:
+        ways = {scaled(config, name) for name in possible(config, entry.target)}
+    except AdapterToolsError:
+        return None
+    return ways.pop() if len(ways) == 1 else None
 
 
 def _trained_bias(name: str, config: Mapping[str, Any]) -> bool:

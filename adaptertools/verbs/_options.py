@@ -14,6 +14,7 @@ from adaptertools.verbs._shards import parse_size
 _KNOWN: dict[str, Sequence[str | None]] = {
     "tied": ("untie", "keep"),
     "mha_out_proj": (None, "once", "twice"),
+    "expert_packing": (None, "peft", "expert-major"),
     "quant": ("keep", "none", "4bit", "nf4", "fp4", "8bit", "int8"),
     "rounding": (None, "adapter", "stochastic", "nearest", "search"),
     "base_weights": ("as-stored", "original"),
@@ -28,6 +29,7 @@ class Options:
     max_shard_size: str | int | None
     tied: str
     mha_out_proj: str | None
+    expert_packing: str | None
     allow_nonfinite: bool
     quant: str
     rounding: str | None

@@ -116,14 +116,15 @@ def _keep(draft: Draft, wanted: Wanted) -> None:
 
 def _unpack(it: Assembly, name: str, packed: Packed) -> None:
     """Write a packed weight plainly, in the orientation of the model without the packing."""
-    if packed.codec.kind == "mxfp4":
-        raise Unsupported(
-            f"{shown(name)}: experts in MXFP4 are stored transposed, one half of gate and up "
-            "beside the other, and are written as they are only. Pass --quant keep."
-        )
     draft = it.drafts[name]
     draft.turned = bool(known.stores_in_out(name.removesuffix(".weight"), it.config))
     _drop_side(it, packed)
+    if (
+        packed.codec.kind == "mxfp4"
+    ):  # [experts, out, in], and the 16-bit model's [experts, in, out]
+        draft.stack()
+        draft.turned, plain = True, name.removesuffix("_blocks")
+        it.drafts = {plain if key == name else key: each for key, each in it.drafts.items()}
 
 
 def _drop_side(it: Assembly, packed: Packed) -> None:

@@ -39,12 +39,13 @@ def _edit(name: str, draft: Draft, dtype: str | None) -> Edit:
     source, packed, repack = draft.source, draft.packed, draft.repack
     if packed is not None and repack is not None and repack.kept and not draft.updates:
         source, packed, repack = packed.parts[CODES], None, None  # its bytes are copied
-    stored = dtype if dtype and source.dtype in FLOATS else draft.dtype
+    made = dtype if dtype and source.dtype in FLOATS else draft.dtype
     if draft.side or source is not draft.source:
-        stored = source.dtype
+        made = source.dtype
     return Edit(
-        name=name, dtype=stored, source=source, updates=tuple(draft.updates), why=draft.why,
-        parts=tuple(draft.parts), packed=packed, repack=repack, turned=draft.turned,
+        name=name, dtype=made, source=source, stored=draft.stored, why=draft.why,
+        updates=tuple(draft.updates), parts=tuple(draft.parts), packed=packed, repack=repack,
+        turned=draft.turned,
     )  # fmt: skip
 
 

@@ -8,20 +8,25 @@ which these are, and all others are refused by name. Matrices are in the orienta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from adaptertools import plugins, tensorfile
-from adaptertools.adapter import Adapter, Entry, Saved, Site, TokenRows
+from adaptertools.adapter import Adapter, Entry, Saved, TokenRows
 from adaptertools.blends._emulate import Raw
 from adaptertools.errors import Mismatch, UnknownMethod, Unreadable, Unsupported, first, shown
 from adaptertools.methods import Method
+from adaptertools.methods._refused import REFUSED, refusal
+from adaptertools.report import Finding
 from adaptertools.tensorfile import FLOATS
 from adaptertools.update.factors import Factors
 from adaptertools.update.lowrank import LowRank
+from adaptertools.verbs._experts_apart import Apart, Expert, apart, sizes_of
+from adaptertools.verbs._experts_single import join, single
+from adaptertools.verbs._experts_unnamed import unnamed
 from adaptertools.verbs._sources_base import Shapes
-from adaptertools.verbs._sources_forms import FACTORED, WIDTHLESS, axes, factored
+from adaptertools.verbs._sources_forms import FACTORED, WIDTHLESS
+from adaptertools.verbs._sources_low import dependent, low_of, whole_of
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -43,6 +48,9 @@ class Source:
     saved: tuple[Saved, ...]
     rows: tuple[TokenRows, ...]
     wholes: Mapping[str, tuple[int, ...]]  # the axes of each module's weight
+    # What is no module of its own but an expert of a parameter; an entry and a low there, too.
+    experts: Mapping[str, Expert] = field(default_factory=dict)
+    doubts: tuple[Finding, ...] = ()  # what could not be told for sure
 
     @property
     def rank(self) -> int:
@@ -57,6 +65,11 @@ class Source:
         """Give the axes of a module's weight: (out, in), (out, in, *kernel), (tokens, dim)."""
         shape = self.wholes[target]
         return shape if len(shape) > 2 else self.shape(target)  # blocks widen BD-LoRA's
+
+    def nbytes(self, target: str) -> int:
+        """Give how much is read of a module, of all experts' factors its share."""
+        entry, expert = self.entries[target], self.experts.get(target)
+        return sum(s.nbytes for s in entry.parts.values()) // (expert.count if expert else 1)
 
     def load(self, entry: Entry) -> Factors:
         """Read the factors of a module in float64, its scale folded into `up`."""
@@ -79,35 +92,62 @@ class Source:
         return scaled
 
 
-def source(adapter: Adapter, base: Shapes | None = None) -> Source:
+def source(
+    adapter: Adapter, base: Shapes | None = None, packing: str | None = None, fused: bool = False
+) -> Source:
     """Take an adapter apart into factors, from its config and header.
 
-    `base` is for methods that do not say how wide a weight is, and checks all others.
+    `base` is for methods that do not say how wide a weight is and for fused experts, and checks all
+    others. `packing` is as of `resolve`. With `fused`, and a base whose family is known, LoRAs of
+    single experts become those of the fused weights, too.
     Raises UnknownMethod or Unsupported where its updates are no fixed low-rank sums, Mismatch or
     Unreadable where its tensors do not fit one another or are left over.
     """
     method = _method(adapter, base)
     for key, why in _WEIGHTS.items():
         if adapter.config.get(key):
-            raise _dependent(adapter, f"{why} ({key})")
-    if adapter.config.get("target_parameters"):
-        raise Unsupported(
-            f"{shown(adapter.ref)} has updates of fused expert parameters (target_parameters), "
-            "which are not read as factors yet. Merge it."
-        )
+            raise dependent(adapter, f"{why} ({key})")
     method.check(adapter.config)
-    wholes = {entry.target: _whole(adapter, entry, base) for entry in adapter.entries}
+    found = _apart(adapter, base, packing)
+    sizes = sizes_of(base) if fused and base and adapter.method == "LORA" else None
+    plain = {entry.target: entry for entry in found.rest}
+    if len(plain) < len(found.rest):
+        raise _twice(adapter)
+    alone = {t: entry for t, entry in plain.items() if sizes and single(t, sizes)}
+    wholes = {t: whole_of(adapter, e, None if t in alone else base) for t, e in plain.items()}
     peers = base.peers(adapter) if base and adapter.method in WIDTHLESS else {}
-    lows = {
-        entry.target: _low(adapter, method, entry, wholes[entry.target], peers)
-        for entry in adapter.entries
-    }
+    lows = {t: low_of(adapter, method, e, wholes[t], peers) for t, e in plain.items()}
+    parts = [found, *([join(alone, lows, sizes)] if alone and sizes else [])]
+    for target in alone:
+        del plain[target], lows[target]
+    for part in parts:
+        plain.update(part.entries)
+        lows.update(part.lows)
+    experts = {t: expert for part in parts for t, expert in part.experts.items()}
     made = Source(
-        wholes=wholes,
-        adapter=adapter, entries={entry.target: entry for entry in adapter.entries}, lows=lows,
-        saved=adapter.saved, rows=adapter.rows,
+        wholes=wholes | {t: lows[t].shape for t in experts}, adapter=adapter, entries=plain,
+        lows=lows, saved=adapter.saved, rows=adapter.rows, experts=experts, doubts=found.doubts,
     )  # fmt: skip
     _account(made)
+    return made
+
+
+def _apart(adapter: Adapter, base: Shapes | None, packing: str | None) -> Apart:
+    """Tell fused experts from modules."""
+    if adapter.method != "LORA" or not adapter.config.get("target_parameters"):
+        return Apart(rest=adapter.entries)
+    return apart(adapter, base, packing) if base else unnamed(adapter, packing)
+
+
+def untouched(adapter: Adapter) -> Source:
+    """Take an adapter of any method as it is stored; raise Mismatch where a tensor is left over."""
+    made = Source(
+        adapter=adapter, entries={entry.target: entry for entry in adapter.entries}, lows={},
+        saved=adapter.saved, rows=adapter.rows, wholes={},
+    )  # fmt: skip
+    _account(made)
+    if len(made.entries) < len(adapter.entries):
+        raise _twice(adapter)
     return made
 
 
@@ -129,68 +169,15 @@ def _method(adapter: Adapter, base: Shapes | None) -> Method:
             f"{shown(adapter.ref)} is of type {adapter.method}, whose tensors do not say how wide "
             "the weights are. Pass the model as --base; only its headers are read."
         )
+    if adapter.method in REFUSED:
+        raise refusal(adapter.method, adapter.ref, "written as factors")
     if adapter.method not in (*FACTORED, *WIDTHLESS):
         raise UnknownMethod(
             f"{shown(adapter.ref)} is of type {shown(adapter.method)}, whose updates are not read "
-            f"as factors yet. Known: {', '.join((*FACTORED, *WIDTHLESS))}. Convert it to "
-            "LoRA with PEFT's convert_to_lora first, or merge it."
+            f"as factors yet. Known: {', '.join((*FACTORED, *WIDTHLESS))}. Make a LoRA of "
+            "it first (`adaptertools convert --to plain`), or merge it."
         )
     return cast(Method, plugins.load("methods", adapter.method.lower()))
-
-
-def _dependent(adapter: Adapter, why: str) -> Unsupported:
-    return Unsupported(
-        f"{shown(adapter.ref)}: {why}, so its update is no sum that could be made without the "
-        "base. `adaptertools merge` can put it into the base."
-    )
-
-
-def _whole(adapter: Adapter, entry: Entry, base: Shapes | None) -> tuple[int, ...]:
-    """Give the axes of a module's weight, from the tensors or from the base."""
-    own = axes(entry, adapter)
-    there = base.of(entry.target) if base else None
-    blocks = adapter.config.get("use_bdlora")
-    if base and (there is None or not (0 in own or blocks or prod(own) == prod(there))):
-        wanted = base.needed(entry.target)
-        raise Mismatch(
-            f"{shown(entry.target)}: the update of {shown(adapter.ref)} is {list(own)}, the base "
-            f"has {list(wanted)}. Pass the base that it was trained on as --base."
-        )
-    return there or own
-
-
-def _low(
-    adapter: Adapter, method: Method, entry: Entry, whole: tuple[int, ...],
-    peers: Mapping[str, tuple[int, int]],
-) -> LowRank:  # fmt: skip
-    """Ask the method for the one product that an entry stands for."""
-    if odd := sorted(entry.parts.keys() - method.tensors.keys()):
-        names = first(entry.parts[role].name for role in odd)
-        raise Unsupported(
-            f"{names}: {method.peft_type} has no tensor of that name up to PEFT 0.21, and leaving "
-            "it out could change the result. Remove it if it says nothing."
-        )
-    some = next(iter(entry.parts.values()))
-    out = whole[:1]
-    # No base is there: the site is what the factors themselves say that the weight is. How often
-    # PEFT counts a MultiheadAttention's out_proj is the same for the parts and for their sum.
-    site = Site(
-        entry=entry, config=adapter.config, weight=some._replace(shape=whole), transposed=False,
-        bias=some._replace(shape=out), attention=entry.nested, mha_out_proj="once",
-        shared=adapter.shared, peers=peers,
-    )  # fmt: skip
-    updates = list(method.updates(site))
-    low = factored(updates[0]) if len(updates) == 1 else None
-    if low is None:
-        kinds = first(str(update.describe()["kind"]) for update in updates)
-        raise _dependent(adapter, f"the update of {shown(entry.target)} is {kinds}")
-    bias = entry.parts.get("lora_B.bias")
-    if bias is not None and bias.shape != out:
-        raise Mismatch(
-            f"{shown(bias.name)} is {list(bias.shape)}, and the module has {whole[0]} outputs. "
-            "Save the adapter again."
-        )
-    return low
 
 
 def _account(made: Source) -> None:
@@ -204,5 +191,7 @@ def _account(made: Source) -> None:
             f"{len(over)} tensors of {shown(adapter.ref)} would have no effect: {first(over)}. "
             "This is either a damaged adapter or a fault of adaptertools."
         )
-    if len(made.entries) < len(adapter.entries):
-        raise Unreadable(f"{shown(adapter.ref)} adapts one module twice. Save it again.")
+
+
+def _twice(adapter: Adapter) -> Unreadable:
+    return Unreadable(f"{shown(adapter.ref)} adapts one module twice. Save it again.")

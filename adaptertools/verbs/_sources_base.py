@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from adaptertools.adapter import Adapter
 from adaptertools.checkpoint import Checkpoint
 from adaptertools.errors import Mismatch, shown
 from adaptertools.layouts import known
+from adaptertools.layouts.converted import layout
 from adaptertools.layouts.direct import Names
 from adaptertools.packing import Packed
 from adaptertools.verbs._base import find
@@ -57,4 +59,6 @@ def shapes(base: str | Path) -> Shapes:
     """
     held = find(base).read()
     packed = recognise(held) if held.config.get("quantization_config") else {}
-    return Shapes(held, Names(held.tensors, known.prefix(held.config)), packed)
+    logical = {**held.tensors, **{name: each.logical() for name, each in packed.items()}}
+    there = cache(partial(layout, held.config, logical))
+    return Shapes(held, Names(held.tensors, known.prefix(held.config), there), packed)

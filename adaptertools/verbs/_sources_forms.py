@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from adaptertools import tensorfile
 from adaptertools.adapter import Adapter, Entry
 from adaptertools.methods._forms import Shards
+from adaptertools.methods._hadamard import Hadamard
 from adaptertools.methods._lycoris import tucker
-from adaptertools.methods.loha import Hadamard
 from adaptertools.methods.lokr import Kronecker
 from adaptertools.tensorfile import TensorSpec
 from adaptertools.update import Update
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from adaptertools.update import Array
 
 # Methods whose tensors alone, without the base, say what they add to a weight of which shape.
-FACTORED = ("LORA", "ADALORA", "LOHA", "LOKR", "VBLORA")
+FACTORED = ("LORA", "ADALORA", "DELORA", "GRALORA", "LOHA", "LOKR", "VBLORA")
 # Methods of which only the base says how wide the weights are.
 WIDTHLESS = ("VERA", "PVERA", "MISS")
 
@@ -39,7 +39,9 @@ def axes(entry: Entry, adapter: Adapter) -> tuple[int, ...]:
     """Give the shape of the weight that the factors are of; what is missing counts 0."""
     if adapter.method in WIDTHLESS:
         return 0, 0
-    known = {"LOHA": _loha_axes, "LOKR": _lokr_axes}
+    known = {
+        "DELORA": _delora_axes, "GRALORA": _gralora_axes, "LOHA": _loha_axes, "LOKR": _lokr_axes,
+    }  # fmt: skip
     if adapter.method in known:
         return known[adapter.method](entry.parts)
     if adapter.method == "VBLORA":
@@ -54,6 +56,18 @@ def _lora_axes(parts: Parts) -> tuple[int, ...]:
         return parts["lora_embedding_A"].columns, b.rows if b else 0
     a, b = parts.get("lora_A"), parts.get("lora_B")
     return (b.rows if b else 0, *(a.shape[1:] if a else (0,)))
+
+
+def _delora_axes(parts: Parts) -> tuple[int, ...]:
+    a, b = parts.get("delora_A"), parts.get("delora_B")
+    return b.rows if b else 0, a.columns if a else 0
+
+
+def _gralora_axes(parts: Parts) -> tuple[int, ...]:
+    a, b = parts.get("gralora_A"), parts.get("gralora_B")  # (k, in / k, r), (k, r, out / k)
+    if a is None or b is None or (len(a.shape), len(b.shape)) != (3, 3):
+        return 0, 0
+    return b.shape[0] * b.shape[2], a.shape[0] * a.shape[1]
 
 
 def _loha_axes(parts: Parts) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ def read_back(recipe: Recipe, folder: Path, said: Sequence[Said]) -> dict[str, A
 
     Raises Unreadable where one is not.
     """
-    written = source(open_adapter(folder))
+    written = source(open_adapter(folder), recipe.base if recipe.experts() else None, "peft")
     kept = [each for each in said if each.rank]
     wrong, worst = [], 0.0
     for each in kept:
@@ -36,7 +36,12 @@ def read_back(recipe: Recipe, folder: Path, said: Sequence[Said]) -> dict[str, A
         worst = max(worst, off / size)
         if not off / size <= foreseen * 1.01 + _SLACK:
             wrong.append(each.target)
-    if wrong or len(written.entries) != len(kept):
+    names = {each.target for each in kept}
+    for target, entry in written.entries.items():
+        zeros = target in written.experts and not written.load(entry).up.any()
+        if target not in names and not zeros:
+            wrong.append(target)
+    if wrong or not names <= written.entries.keys():
         raise Unreadable(
             f"What was written is not what was computed, at {first(wrong)}. It was removed. "
             "Check the disk and the memory of this machine, and report it."

@@ -8,12 +8,12 @@ from typing import Any
 from adaptertools.errors import Mismatch, Unsupported, first, shown
 from adaptertools.formats._peft_write import exact_targets, plain_config
 from adaptertools.report import Finding
-from adaptertools.verbs import _config
+from adaptertools.verbs import _config, _stack_experts
 from adaptertools.verbs._stack_match import Named, embeds
 from adaptertools.verbs._stack_modules import EXACT, Recipe
 
 # Keys that decide which modules a list of names stands for.
-_NARROWED = ("exclude_modules", "layers_pattern", "layers_to_transform", "target_parameters")
+_NARROWED = ("exclude_modules", "layers_pattern", "layers_to_transform")
 
 
 def check_configs(recipe: Recipe) -> None:
@@ -29,6 +29,7 @@ def check_configs(recipe: Recipe) -> None:
             "Stack adapters of one depth."
         )
     _check_tying(recipe)
+    _stack_experts.check_experts(recipe)
     biased = [n for n in named if _lora_bias(n)]
     if biased and recipe.options.how not in EXACT:
         raise Unsupported(
@@ -90,29 +91,35 @@ def config_of(
     """Give the config of these ranks (all above 0)."""
     named = recipe.named
     # PEFT takes rank and alpha of a MultiheadAttention's out_proj from the attention.
-    own = {t.rpartition(".")[0] if nested(recipe, t) else t: r for t, r in ranks.items()}
+    names, experts = _stack_experts.parameters(recipe, ranks), recipe.experts()
+    own = {t.rpartition(".")[0] if nested(recipe, t) else t: r
+           for t, r in ranks.items() if t not in experts}  # fmt: skip
     every = {
         e.target.rpartition(".")[0] if e.nested else e.target
-        for each in named for e in each.source.entries.values()
+        for each in named for t, e in each.source.entries.items() if t not in experts
     }  # fmt: skip
     listed = [None if _narrowed(each) else each.adapter.config.get("target_modules")
-              for each in named if each.source.entries]  # fmt: skip
-    made = plain_config(own, exact_targets(own, listed, every))
+              for each in named if each.source.entries.keys() - experts.keys()]  # fmt: skip
+    made = plain_config(own | names, exact_targets(own, listed, every) if own else [])
     modes = [str(each.adapter.config.get("bias") or "none") for each in named]
     saved = [m for each in named for m in each.adapter.config.get("modules_to_save") or ()]
-    return made | {
-        "base_model_name_or_path": base,
-        "revision": _first(named, "revision"),
-        "task_type": _first(named, "task_type"),
-        "auto_mapping": _first(named, "auto_mapping"),
-        "bias": next((mode for mode in ("all", "lora_only") if mode in modes), "none"),
-        "lora_bias": biased(recipe),
-        "fan_in_fan_out": any(each.adapter.config.get("fan_in_fan_out") for each in named),
-        "modules_to_save": list(dict.fromkeys(saved)) or None,
-        "trainable_token_indices": rows,
-        "ensure_weight_tying": any(map(_ties, named)),
-        "layer_replication": _first(named, "layer_replication"),
-    }
+    return (
+        made
+        | {
+            "base_model_name_or_path": base,
+            "revision": _first(named, "revision"),
+            "task_type": _first(named, "task_type"),
+            "auto_mapping": _first(named, "auto_mapping"),
+            "bias": next((mode for mode in ("all", "lora_only") if mode in modes), "none"),
+            "lora_bias": biased(recipe),
+            "fan_in_fan_out": any(each.adapter.config.get("fan_in_fan_out") for each in named),
+            "modules_to_save": list(dict.fromkeys(saved)) or None,
+            "trainable_token_indices": rows,
+            "ensure_weight_tying": any(map(_ties, named)),
+            "layer_replication": _first(named, "layer_replication"),
+        }
+        | _stack_experts.config(recipe, names, _first(named, "auto_mapping"))
+    )
 
 
 def _narrowed(each: Named) -> bool:

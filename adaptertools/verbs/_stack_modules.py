@@ -11,6 +11,8 @@ from adaptertools import plugins
 from adaptertools.blends import Sketched
 from adaptertools.blends._emulate import EMULATORS
 from adaptertools.update.factors import Factors, Thin
+from adaptertools.verbs._experts_apart import Expert
+from adaptertools.verbs._sources_base import Shapes
 from adaptertools.verbs._stack_ask import Options, Rule
 from adaptertools.verbs._stack_match import Named, embeds
 from adaptertools.verbs._stack_ranks import Spectrum
@@ -29,6 +31,7 @@ class Recipe:
     named: Sequence[Named]
     options: Options
     rules: Sequence[Rule] = ()
+    base: Shapes | None = None
 
     def weight(self, each: Named, target: str) -> float:
         """Give an adapter's weight in a module: the last rule that matches, or its own."""
@@ -46,6 +49,11 @@ class Recipe:
     def targets(self) -> list[str]:
         """List the modules that any adapter has a part in."""
         return sorted({t for n in self.named for t in n.source.entries if self.counts(n, t)})
+
+    def experts(self) -> dict[str, Expert]:
+        """Give what is no module of its own but an expert of a parameter."""
+        every = {t: e for n in self.named for t, e in n.source.experts.items()}
+        return {t: every[t] for t in self.targets() if t in every} if every else {}
 
     def holders(self, target: str) -> list[Named]:
         """List the adapters that have a part in a module."""
@@ -67,6 +75,11 @@ class Module:
         holders = recipe.holders(target)
         parts = [n.source.load(n.source.entries[target]) for n in holders]
         return cls(recipe, target, holders, parts)
+
+    @property
+    def expert(self) -> Expert | None:
+        """What it is of a parameter, where it is an expert's."""
+        return self.holders[0].source.experts.get(self.target)
 
     @cached_property
     def blended(self) -> Factors:
@@ -122,8 +135,10 @@ class Module:
         """Give what choosing a rank needs."""
         entries = [n.source.entries[self.target] for n in self.holders]
         nested = any(entry.nested for entry in entries)
+        expert = self.expert
+        group = self.target.rpartition(".")[0] if nested else self.target
         return Spectrum(
             target=self.target, shape=self.thin.shape, values=self.thin.s, whole=self.whole,
             largest=max(part.rank for part in self.parts),
-            group=self.target.rpartition(".")[0] if nested else self.target,
+            group=expert.ranked if expert else group, filled=expert is not None,
         )  # fmt: skip

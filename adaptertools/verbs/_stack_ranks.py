@@ -23,6 +23,7 @@ class Spectrum:
     whole: int  # the rank that loses nothing
     largest: int  # the largest rank of a source there
     group: str  # modules of one group have one rank, by PEFT's rules
+    filled: bool = False  # zeros are stored for it while anything of its group is kept
 
     @property
     def cost(self) -> int:
@@ -61,25 +62,39 @@ def _budget(spectra: Sequence[Spectrum], number: float) -> dict[str, int]:
     Which is the smallest error that this many parameters allow: σ² is what each of them saves.
     """
     left = int(sum(spectrum.cost for spectrum in spectra) * number)
+    groups: dict[str, list[Spectrum]] = {}
+    for spectrum in spectra:
+        groups.setdefault(spectrum.group, []).append(spectrum)
+    costs = {group: sum(s.cost for s in own) for group, own in groups.items()}
     gains = [
-        (-(float(value) ** 2) / spectrum.cost, at, spectrum)
-        for spectrum in spectra
-        for at, value in enumerate(spectrum.values)
+        (
+            -sum(float(s.values[at]) ** 2 for s in own if at < len(s.values)) / costs[group],
+            at,
+            group,
+        )
+        for group, own in groups.items()
+        for at in range(max(len(s.values) for s in own))
     ]
-    ranks = dict.fromkeys((spectrum.target for spectrum in spectra), 0)
-    for _, at, spectrum in sorted(gains, key=lambda gain: (*gain[:2], gain[2].target)):
-        if spectrum.cost <= left and ranks[spectrum.target] == at:
-            ranks[spectrum.target], left = at + 1, left - spectrum.cost
-    return ranks
+    ranks = dict.fromkeys(groups, 0)
+    for _, at, group in sorted(gains):
+        if costs[group] <= left and ranks[group] == at:
+            ranks[group], left = at + 1, left - costs[group]
+    return {s.target: ranks[s.group] if s.filled else min(ranks[s.group], len(s.values))
+            for s in spectra}  # fmt: skip
 
 
 def padded(spectra: Sequence[Spectrum], ranks: Mapping[str, int], uniform: bool) -> dict[str, int]:
     """Raise ranks to that of their group, or of all; what keeps nothing stays out."""
     most: dict[str, int] = {}
     for spectrum in spectra:
-        group = "" if uniform else spectrum.group
-        most[group] = max(most.get(group, 0), ranks[spectrum.target])
-    return {s.target: most["" if uniform else s.group] if ranks[s.target] else 0 for s in spectra}
+        most[spectrum.group] = max(most.get(spectrum.group, 0), ranks[spectrum.target])
+    all_of_them = max(most.values(), default=0)
+
+    def raised(spectrum: Spectrum) -> int:
+        own = most[spectrum.group] if spectrum.filled else ranks[spectrum.target]
+        return (all_of_them if uniform else most[spectrum.group]) if own else 0
+
+    return {spectrum.target: raised(spectrum) for spectrum in spectra}
 
 
 def check_limit(

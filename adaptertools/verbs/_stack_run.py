@@ -17,10 +17,12 @@ from adaptertools.tensorfile import FLOATS, dtype_of
 from adaptertools.verbs import _stack_ranks, _stack_told
 from adaptertools.verbs._stack_check import read_back
 from adaptertools.verbs._stack_config import biased, config_of, disagreements, embedding, nested
+from adaptertools.verbs._stack_experts import Together, lines
 from adaptertools.verbs._stack_modules import Module, Recipe
 from adaptertools.verbs._stack_stored import Said, left_out, stored
 from adaptertools.verbs._stack_sums import summed, warned
 from adaptertools.verbs._stack_whole import Rows, Whole, listed_rows, token_rows, wholes, widest
+from adaptertools.verbs._written import written
 
 if TYPE_CHECKING:
     from adaptertools.update import Array
@@ -103,6 +105,7 @@ def _ranks(job: Job) -> dict[str, int] | None:
     recipe, options = job.recipe, job.recipe.options
     together = options.uniform_rank or options.rank.kind == "budget"
     together = together or any(nested(recipe, target) for target in job.targets)
+    together = together or bool(recipe.experts())
     if not together and _most(recipe, job.targets) <= options.max_rank:
         return None
     job.passes = 2
@@ -116,8 +119,7 @@ def _modules(job: Job) -> Iterator[Module]:
         module = Module.load(job.recipe, target)
         yield module
         for each in module.holders:
-            parts = each.source.entries[target].parts.values()
-            job.progress(sum(spec.nbytes for spec in parts) // job.passes)
+            job.progress(each.source.nbytes(target) // job.passes)
 
 
 def _tensors(job: Job) -> Iterator[tuple[str, Array]]:
@@ -125,6 +127,7 @@ def _tensors(job: Job) -> Iterator[tuple[str, Array]]:
     import numpy as np
 
     recipe, has_bias = job.recipe, biased(job.recipe)
+    experts = Together(recipe, job.targets, job.ranks or {})
     for module in _modules(job):
         target, spectrum = module.target, module.spectrum()
         rank = (_stack_ranks.single(spectrum, recipe.options.rank) if job.ranks is None
@@ -137,6 +140,9 @@ def _tensors(job: Job) -> Iterator[tuple[str, Array]]:
             continue
         up, down, said = stored(module, rank, min(rank, len(spectrum.values)), job.code)
         job.said.append(said)
+        if module.expert is not None:
+            yield from experts.add(module.expert, up, down)
+            continue
         if embedding(recipe, target):
             yield key(target, "lora_embedding_A"), np.ascontiguousarray(up.T)
             yield key(target, "lora_embedding_B"), np.ascontiguousarray(down.T)
@@ -152,7 +158,9 @@ def _tensors(job: Job) -> Iterator[tuple[str, Array]]:
 def _lines(job: Job) -> Iterator[Line]:
     """Give the longest that the header can become."""
     recipe, rank = job.recipe, _most(job.recipe, job.targets)
-    for target in job.targets:
+    yield from lines(recipe, job.code, rank)
+    experts = recipe.experts()
+    for target in (t for t in job.targets if t not in experts):
         holder = recipe.holders(target)[0].source
         out, *rest = holder.axes(target)
         under = nested(recipe, target)
@@ -194,7 +202,8 @@ def _written(
         text = _stack_told.card(out.name, base, facts, told, folders)
         (draft / "README.md").write_text(text, "utf-8")
         said = [*findings, *warned(job.recipe, job.said, facts)]
-        (draft / _stack_told.RECEIPT).write_text(_stack_told.receipt(facts, base, said), "utf-8")
+        text = _stack_told.receipt(facts, base, said, written(draft))
+        (draft / _stack_told.RECEIPT).write_text(text, "utf-8")
         draft.rename(out)
         stack.pop_all()
     return facts

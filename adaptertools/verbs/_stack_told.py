@@ -69,11 +69,15 @@ def _licence(folders: Iterable[str]) -> list[str]:
     return list(every.pop()) if len(every) == 1 else []
 
 
-def receipt(facts: Mapping[str, Any], base: str | None, findings: Sequence[Finding]) -> str:
+def receipt(
+    facts: Mapping[str, Any], base: str | None, findings: Sequence[Finding],
+    written: Sequence[Mapping[str, Any]],
+) -> str:  # fmt: skip
     """Write the receipt: from what, how, and how exact; no times, so that runs compare."""
     said = {
         "verb": "stack", "version": VERSION, "base": base, **facts,
         "findings": [{"code": f.code, "level": f.level, "text": f.text} for f in findings],
+        "written": written,
     }  # fmt: skip
     for key in ("out", "verified"):
         said.pop(key, None)

@@ -15,8 +15,9 @@ from adaptertools import tensorfile
 from adaptertools.adapter import Entry, TokenRows
 from adaptertools.errors import Mismatch, Unsupported, shown
 from adaptertools.layouts import known
-from adaptertools.tensorfile import TensorSpec
-from adaptertools.verbs._claims import Claim
+from adaptertools.verbs._claims import CHANGES, Claim
+
+_TURNED = {"lora_A": "lora_embedding_B", "lora_B": "lora_embedding_A"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def settle(
     Raises Unsupported where untying would change what the model computes.
     """
     settled, said = _shared(claims, aliases)
-    changed = {c.tensor for c in settled if c.kind in ("entry", "saved") and not c.shared}
+    changed = {c.tensor for c in settled if c.kind in CHANGES and not c.shared}
     changed |= {c.tensor for c in settled if c.tensor in aliases}
     loose = {a: s for a, s in aliases.items() if {a, s} & changed}
     if not loose:
@@ -73,7 +74,8 @@ def _shared(claims: Sequence[Claim], aliases: Mapping[str, str]) -> tuple[list[C
         if forced and twin is not None and not equal:
             raise Mismatch(
                 f"ensure_weight_tying is set, and the two copies of the change, on {shown(source)} "
-                f"and {shown(claim.tensor)}, differ. Save the adapter again."
+                f"and {shown(claim.tensor)}, differ: PEFT did not tie them. To merge each as it "
+                "was trained, set ensure_weight_tying to false in adapter_config.json."
             )
         if twin is not None and equal:
             rest.remove(claim)
@@ -102,7 +104,7 @@ def _pair(a: Claim, b: Claim) -> bool:
 
 def _equal(source: Claim, alias: Claim) -> bool:
     if isinstance(source.item, Entry) and isinstance(alias.item, Entry):
-        return _equal_factors(source.item.parts, alias.item.parts)
+        return _equal_factors(source.item, alias.item)
     assert not isinstance(source.item, Entry)
     assert not isinstance(alias.item, Entry)
     a, b = source.item, alias.item
@@ -111,16 +113,19 @@ def _equal(source: Claim, alias: Claim) -> bool:
     return tensorfile.same(a.spec, b.spec)
 
 
-def _equal_factors(embedding: Mapping[str, TensorSpec], linear: Mapping[str, TensorSpec]) -> bool:
-    """Compare the two spellings of one update: A = B_embedding.T and B = A_embedding.T."""
+def _equal_factors(source: Entry, alias: Entry) -> bool:
+    """Compare two changes; where one is an embedding's, its A and B are the other's B.T and A.T."""
     import numpy as np
 
-    pairs = (("lora_A", "lora_embedding_B"), ("lora_B", "lora_embedding_A"))
+    one, two = source.parts, alias.parts
+    turned = {x: y for x, y in _TURNED.items() if x in two and y in one}
+    if source.scale != alias.scale or {turned.get(role, role) for role in two} != one.keys():
+        return False
     return all(
-        x in linear
-        and y in embedding
-        and np.array_equal(tensorfile.read(linear[x]), tensorfile.read(embedding[y]).T)
-        for x, y in pairs
+        np.array_equal(tensorfile.read(spec), tensorfile.read(one[turned[role]]).T)
+        if role in turned
+        else tensorfile.same(spec, one[role])
+        for role, spec in two.items()
     )
 
 

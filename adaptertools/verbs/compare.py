@@ -12,7 +12,9 @@ from adaptertools.errors import Mismatch, first, shown
 from adaptertools.report import Finding, Level
 from adaptertools.verbs._compare_modules import Sums
 from adaptertools.verbs._compare_parts import Compared, Comparison, Overall, Side
-from adaptertools.verbs._sources import Source, check_finite, source
+from adaptertools.verbs._experts_alike import sources
+from adaptertools.verbs._sources import Source, check_finite
+from adaptertools.verbs._sources_base import shapes
 from adaptertools.verbs.open import open_adapter
 
 SAMPLES = 10_000
@@ -23,13 +25,16 @@ _CANCEL, _PILE = 0.5, 1.5  # energy ratios of the sum that are worth a word
 
 
 def compare(
-    adapters: Sequence[str | Path | Adapter], *, samples: int = SAMPLES, seed: int = 0,
+    adapters: Sequence[str | Path | Adapter], *, base: str | Path | None = None,
+    expert_packing: str | None = None, samples: int = SAMPLES, seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> Comparison:  # fmt: skip
     """Say how adapters relate, module by module and overall, from their factors alone.
 
     Args:
         adapters: two or more folders, Hub references or open adapters.
+        base: the model, of which headers are read, for fused experts that differ in layout.
+        expert_packing: as of `merge`.
         samples: entries of each weight whose signs are compared; all, where it has no more.
         seed: fixes which entries these are.
         progress: called with bytes read.
@@ -45,14 +50,14 @@ def compare(
     _check_given(opened)
     if samples < 1:
         raise Mismatch(f"samples is {samples}: at least one entry of each weight was expected.")
-    sources = [source(each) for each in opened]
-    targets = _targets(sources)
-    for each in sources:
+    made = sources(opened, shapes(base) if base else None, expert_packing)
+    targets = _targets(made)
+    for each in made:
         check_finite(each)
-    sums, modules = Sums(len(sources)), []
+    sums, modules = Sums(len(made)), []
     for target in targets:
-        modules.append(_module(sums, sources, target, samples, seed, progress or _silent))
-    return _said(sources, sums, tuple(modules))
+        modules.append(_module(sums, made, target, samples, seed, progress or _silent))
+    return _said(made, sums, tuple(modules))
 
 
 def _silent(count: int) -> None:
@@ -102,7 +107,7 @@ def _module(
         for each, entry in zip(sources, entries, strict=True)
     ]
     found = sums.add(target, held, samples, seed)
-    progress(sum(spec.nbytes for entry in entries if entry for spec in entry.parts.values()))
+    progress(sum(each.nbytes(target) for each in sources if target in each.entries))
     return found
 
 
@@ -118,7 +123,12 @@ def _said(sources: Sequence[Source], sums: Sums, modules: tuple[Compared, ...]) 
     )  # fmt: skip
     rough = [_rounding(each) for each in sources]
     pairs = [sums.overall(a, b, max(rough[a], rough[b])) for a, b in sums.pairs]
-    findings = [*_alike(sides, pairs), *_sum(sums), *_beside(sources, sides)]
+    findings = [
+        *(d for each in sources for d in each.doubts),
+        *_alike(sides, pairs),
+        *_sum(sums),
+        *_beside(sources, sides),
+    ]
     return Comparison(
         adapters=sides, pairs=tuple(pairs), energy=sums.energy, modules=modules,
         conflict=share(sums.conflict) if sums.conflict else None, findings=tuple(findings),

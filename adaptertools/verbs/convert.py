@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from adaptertools import hub, plugins
 from adaptertools.adapter import Adapter
 from adaptertools.errors import Unreadable, Unsupported, shown
-from adaptertools.formats import Ask, Writer, Wrote
-from adaptertools.report import Finding, Report, plain
-from adaptertools.tensorfile import FLOATS
+from adaptertools.formats import Ask, Writer
+from adaptertools.report import Report
 from adaptertools.verbs import _convert_pickle
 from adaptertools.verbs._config import dtype_code
-from adaptertools.verbs._convert_draft import RECEIPT, beside, drafted
+from adaptertools.verbs._convert_experts import arranged
+from adaptertools.verbs._convert_near import Lossy
 from adaptertools.verbs._convert_source import take
-from adaptertools.verbs._place import listed
+from adaptertools.verbs._convert_target import Aim, aim
+from adaptertools.verbs._convert_write import write
 from adaptertools.verbs.open import open_adapter, place, recognised
-from adaptertools.version import VERSION
 
 
 def formats() -> tuple[str, ...]:
@@ -35,9 +32,12 @@ def _silent(count: int) -> None:
 
 
 def convert(
-    thing: str | Path | Adapter, *, out: str | Path, to: str = "peft", source: str | None = None,
-    base: str | Path | None = None, rank: int | None = None, dtype: str | None = None,
+    thing: str | Path | Adapter, *, out: str | Path, to: str | None = None,
+    source: str | None = None, target: str | None = None,
+    base: str | Path | None = None, rank: int | str | None = None, dtype: str | None = None,
     drop_extras: bool = False, dry_run: bool = False, options: Mapping[str, str] | None = None,
+    experts: str | None = None, expert_packing: str | None = None, allow_lossy: bool = False,
+    foreseen: Callable[[Mapping[str, Any]], None] | None = None,
     progress: Callable[[int], None] = _silent,
 ) -> Report:  # fmt: skip
     """Write an adapter in another format, into a place that is not there yet.
@@ -45,15 +45,20 @@ def convert(
     Args:
         thing: a folder, a file, a Hub reference, or an open adapter.
         out: the folder to write, or the file where the format is one file and `out` is named so.
-        to: "peft", "plain" (PEFT with one rank and alpha, which every reader takes), "mlx" …
+        to: "peft", "plain" (PEFT with one rank and alpha), "mlx" …; None is what `target` reads.
+        target: where it shall be served, such as "vllm"; what that refuses of it is refused.
         source: the format that it is in, where files of several lie together.
-        base: the base's folder, for names that cannot be told without it.
-        rank: pad all modules to this rank with zeros, where the target has one rank.
-        dtype: of the factors. None keeps the stored one, or float32 where folding a scale into
-            them would round in it.
+        base: the base's folder, for names and updates that cannot be told without it.
+        rank: pad all modules to this rank, where the target has one. With `allow_lossy` what to
+            keep: a number, "energy:0.99" of each module's ‖ΔW‖², "auto" (all but rounding).
+        dtype: of the factors. None keeps the stored one, or float32 where folding would round.
         drop_extras: leave out what the target cannot hold, instead of refusing.
         dry_run: do everything in a temporary folder, and say how exact it was.
         options: of one format only, by name.
+        experts: "split", "fused" (PEFT from 0.19.1 on) or "fused-0.18"; takes the `base`'s config.
+        expert_packing: "peft" or "expert-major" (Unsloth before 2026-09), of what is fused.
+        allow_lossy: of what no LoRA is the same as, write the nearest, of rank 16 where none is
+            asked for; `foreseen` gets its figures, `facts["lossy"]`, before anything is written.
         progress: called with bytes written, of a pickle.
 
     No pickle is unpickled. A pickled PEFT adapter becomes PEFT's safetensors bit for bit.
@@ -61,25 +66,40 @@ def convert(
     Raises Unsupported for what `to` cannot hold, NotFound where files are missing, Unsafe where a
     pickle would run code or `out` exists, Unreadable for damage, NaN, and several formats at once.
     """
+    aimed = aim(target, to, options or {})
+    writer = _writer(aimed.to)
+    found = None if isinstance(thing, Adapter) else _one(thing, source)
+    ask, lossy = _asked(aimed, writer, base, rank, dtype, allow_lossy)
+    bitwise = aimed.to == "peft" and found in (None, "peft")
+    if bitwise and not isinstance(thing, Adapter) and not (experts or target or allow_lossy):
+        return _convert_pickle.convert(thing, out, dry_run, progress)
+    adapter = open_adapter(thing, format=found, base=ask.base)
+    lay = arranged(adapter, aimed.to, writer, experts, expert_packing, ask.base)
+    taken = take(lay.adapter, aimed.to, lay.writer, drop_extras, ask.base, lay.doubts, lossy)
+    if foreseen is not None and taken.lossy:
+        foreseen(taken.lossy)
+    facts, said = write(adapter, taken, aimed, lay.writer, Path(out), ask, dry_run)
+    return Report(verb="convert", subject=str(adapter.ref), facts=facts, findings=tuple(said))
+
+
+def _asked(
+    aimed: Aim, writer: Writer, base: str | Path | None, rank: int | str | None, dtype: str | None,
+    allow_lossy: bool,
+) -> tuple[Ask, Lossy]:  # fmt: skip
+    """Give what is wanted of the writer, and what may be lost before; --rank is of one of them."""
+    code = _dtype(dtype, writer)
+    lossy = Lossy.of(allow_lossy, rank, code)
+    padded = None if allow_lossy and aimed.to == "peft" else lossy.number
+    place = _base(base) if base else None
+    return Ask(dtype=code, options=aimed.options, rank=padded, base=place), lossy
+
+
+def _writer(to: str) -> Writer:
     if to not in formats():
         raise Unsupported(
             f"--to {shown(to)}: that format cannot be written. Known: {', '.join(formats())}."
         )
-    if not isinstance(thing, Adapter):
-        found = _one(thing, source)
-        if to == "peft" and found in (None, "peft"):
-            return _convert_pickle.convert(thing, out, dry_run, progress)
-    writer = cast(Writer, plugins.load("formats", to))
-    ask = Ask(
-        dtype=_dtype(dtype, writer), rank=rank, options=options or {},
-        base=_base(base) if base else None,
-    )  # fmt: skip
-    adapter = (
-        thing if isinstance(thing, Adapter) else open_adapter(thing, format=found, base=ask.base)
-    )
-    taken = take(adapter, to, writer, drop_extras, ask.base)
-    facts, said = _write(taken.adapter, to, writer, Path(out), ask, taken.findings, dry_run)
-    return Report(verb="convert", subject=str(adapter.ref), facts=facts, findings=tuple(said))
+    return cast(Writer, plugins.load("formats", to))
 
 
 def _dtype(name: str | None, writer: Writer) -> str | None:
@@ -111,57 +131,3 @@ def _shared_name(found: list[str], files: list[str]) -> bool:
     from adaptertools.dialect import WEIGHTS
 
     return len(found) == 2 and found[1] == "peft" and set(WEIGHTS).isdisjoint(files)
-
-
-def _write(
-    adapter: Adapter, to: str, writer: Writer, out: Path, ask: Ask, findings: tuple[Finding, ...],
-    dry_run: bool,
-) -> tuple[dict[str, Any], list[Finding]]:  # fmt: skip
-    """Write, and say how exact it was; a dry run does all of it elsewhere."""
-    only = bool(writer.SUFFIX) and out.suffix == writer.SUFFIX
-
-    def into(draft: Path) -> tuple[dict[str, Any], list[Finding]]:
-        wrote = writer.write(adapter, draft, ask)
-        facts = _facts(adapter, to, out, wrote) | {"dry_run": dry_run}
-        facts["copied"] = [] if writer.SUFFIX else _copied(adapter, draft)
-        said = [*findings, *wrote.findings]
-        (draft / RECEIPT).write_text(_receipt(facts, said), "utf-8")
-        return facts, said
-
-    if dry_run:
-        with TemporaryDirectory(prefix="adaptertools-") as room:
-            return into(Path(room))
-    name = _main(writer) if only else ""
-    with drafted(out, name) as draft:
-        return into(draft)
-
-
-def _main(writer: Writer) -> str:
-    """Give the file that a format of one file writes."""
-    return str(getattr(writer, "NAME", f"adapter{writer.SUFFIX}"))
-
-
-def _facts(adapter: Adapter, to: str, out: Path, wrote: Wrote) -> dict[str, Any]:
-    dtypes = sorted({spec.dtype for e in adapter.entries for spec in e.parts.values()})
-    return {
-        "format": to, "from": adapter.format, "out": str(out), "files": wrote.files,
-        "tensors": wrote.tensors, "bytes": wrote.nbytes, "folded": wrote.folded,
-        "padded": wrote.padded, "error": wrote.error, "read": [FLOATS[d] for d in dtypes],
-        "exactness": "exact" if not wrote.error else "exact up to dtype",
-    }  # fmt: skip
-
-
-def _copied(adapter: Adapter, draft: Path) -> list[str]:
-    """Copy card, licence and tokenizer."""
-    kept = beside(listed(Path(adapter.folder))) if Path(adapter.folder).is_dir() else []
-    kept = [file for file in kept if not (draft / file.name).exists()]
-    for file in kept:
-        shutil.copyfile(file.path, draft / file.name)
-    return [file.name for file in kept]
-
-
-def _receipt(facts: Mapping[str, Any], findings: list[Finding]) -> str:
-    """Say from what and how exact, without paths of this machine."""
-    said = {k: v for k, v in facts.items() if k not in ("out", "dry_run", "copied")}
-    body = {"adaptertools": VERSION, **said, "findings": [f"{f.code}: {f.text}" for f in findings]}
-    return json.dumps(plain(body), indent=2) + "\n"

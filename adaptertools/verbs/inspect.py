@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ from adaptertools.adapter import Adapter
 from adaptertools.facts import Remote
 from adaptertools.report import plain
 from adaptertools.tensorfile import TensorSpec
+from adaptertools.verbs._foreign import foreign
 from adaptertools.verbs._inspect_config import at_least, number, variants, word
-from adaptertools.verbs._inspect_held import Held, hold
+from adaptertools.verbs._inspect_held import Held, hold, hold_foreign
 from adaptertools.verbs._inspect_merge import Merging, merging
 from adaptertools.verbs._inspect_notes import notes
 from adaptertools.verbs._inspect_parts import Contents, Module, contents
-from adaptertools.verbs._place import aim
+from adaptertools.verbs._place import CONFIG, aim
 
 if TYPE_CHECKING:
     from adaptertools.verbs._inspect_deep import Norm
@@ -68,7 +69,7 @@ class Inspection:
     """What an adapter is. None and empty are unknown."""
 
     ref: str
-    dialect: str  # whose config it is: peft, mlx, adapterhub, tunix, lerobot, lfs, unknown, none
+    dialect: str  # whose format it is, or whose config: peft, gguf, tunix, lfs, unknown, none …
     method: str | None
     variants: tuple[str, ...]
     task: str | None
@@ -131,23 +132,36 @@ def inspect(
     and what opening `base` raises.
     """
     with hub.signed(token):
-        held = hold(thing if isinstance(thing, Adapter) else aim(thing, revision), deep=deep)
+        held = _hold(thing, base, deep, revision)
         found = contents(held)
         merge = merging(held, found, base)
-    norms = _norms(found, progress or (lambda count: None)) if deep else None
+    norms = _norms(found, base, progress or (lambda count: None)) if deep else None
     return _inspection(held, found, merge, norms, tensors)
+
+
+def _hold(
+    thing: str | Path | Adapter, base: str | Path | None, deep: bool, revision: str | None
+) -> Held:
+    """Look into a folder or a file, whatever its format; any config is better than none."""
+    other = None if isinstance(thing, Adapter) or revision else foreign(thing, base)
+    if other and other.sure and (other.adapter or not (other.folder / CONFIG).is_file()):
+        return hold_foreign(other, str(thing))
+    held = hold(thing if isinstance(thing, Adapter) else aim(thing, revision), deep=deep)
+    if other is None:
+        return held
+    return replace(held, refused=other.fault, fault=other.fault if other.damaged else held.fault)
 
 
 def _inspection(
     held: Held, found: Contents, merge: Merging, norms: tuple[Norm, ...] | None, tensors: bool
 ) -> Inspection:
-    dialect, config = held.dialect, held.config
+    dialect, config = held.words, held.config
     return Inspection(
-        ref=held.ref, dialect=dialect, variants=variants(dialect, config),
+        ref=held.ref, dialect=held.dialect, variants=variants(dialect, config),
         method=word(dialect, config, "method"), task=word(dialect, config, "task"),
         base=word(dialect, config, "base"), revision=word(dialect, config, "revision"),
         peft_version=word(dialect, config, "peft_version"),
-        peft_at_least=at_least(dialect, config),
+        peft_at_least=at_least(held.dialect, config),
         rank=_overall(held, found, "rank"), alpha=_overall(held, found, "alpha"),
         scale=_overall(held, found, "scale"),
         targets=targets.fold(module.target for module in found.modules),
@@ -163,18 +177,26 @@ def _inspection(
 def _overall(held: Held, found: Contents, key: str) -> tuple[float, ...]:
     """Give the values of all modules; where there are none, what the config says."""
     values = _values(getattr(module, key) for module in found.modules)
-    return values or _values([number(held.dialect, held.config, key)])
+    return values or _values([number(held.words, held.config, key)])
 
 
-def _norms(found: Contents, progress: Callable[[int], object]) -> tuple[Norm, ...]:
+def _norms(
+    found: Contents, base: str | Path | None, progress: Callable[[int], object]
+) -> tuple[Norm, ...]:
     from adaptertools import plugins
-    from adaptertools.verbs import _inspect_deep
+    from adaptertools.verbs import _inspect_deep, _inspect_experts
+    from adaptertools.verbs._sources_base import shapes
 
     adapter = found.adapter
     # Of other methods a size takes the base: they multiply it, or need its shape.
     known = adapter is not None and adapter.method == "LORA"
     method = plugins.load("methods", "lora") if known else None
-    return tuple(_inspect_deep.measure(adapter, method, progress)) if adapter and method else ()
+    if adapter is None or method is None:
+        return ()
+    if adapter.config.get("target_parameters"):
+        headers = shapes(base) if base else None
+        return tuple(_inspect_experts.measure(adapter, method, headers, progress))
+    return tuple(_inspect_deep.measure(adapter, method, progress))
 
 
 def _stored(held: Held) -> Stored | None:

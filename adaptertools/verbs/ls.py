@@ -32,7 +32,8 @@ def ls(room: str) -> Listing:
     """List a room: methods, formats, quants, checks or blends.
 
     A method's entry says whether it can be merged or why not, whether a plain LoRA can hold it, and
-    its paper. Raises NotFound for another room.
+    its paper; a format's whether it is read and written, what it cannot hold, and what proved it.
+    Raises NotFound for another room.
     """
     if room not in ROOMS:
         raise NotFound(f"There is no list of {shown(room)}. There are {', '.join(ROOMS)}.")
@@ -53,7 +54,11 @@ def _methods() -> Iterator[Mapping[str, Any]]:
 
 
 def _formats() -> Iterator[Mapping[str, Any]]:
-    return _named("formats")
+    for name in plugins.names("formats"):
+        module = plugins.load("formats", name)
+        own = {key.lower(): getattr(module, key, "") for key in ("LACKS", "PROVED")}
+        does = {f"{verb}s": hasattr(module, verb) for verb in ("read", "write")}
+        yield {"name": name, "title": _title("formats", name)[0], **does, **own}
 
 
 def _quants() -> Iterator[Mapping[str, Any]]:

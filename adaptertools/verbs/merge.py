@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adaptertools import runner, tensorfile
+from adaptertools import hub, runner, tensorfile
 from adaptertools.adapter import Adapter
 from adaptertools.errors import Unreadable, Unsafe, first, shown
 from adaptertools.jobs import MergePlan
@@ -144,7 +144,8 @@ def _check_finite(plan: MergePlan) -> None:
 
 
 def _adapters(plan: MergePlan) -> list[Adapter]:
-    return [open_adapter(adapter["ref"]) for adapter in plan.adapters]
+    base = Path(hub.local(plan.base["ref"], "base"))
+    return [open_adapter(adapter["ref"], base=base) for adapter in plan.adapters]
 
 
 def _check_disk(plan: MergePlan, out: Path, folder: Path) -> None:

@@ -28,9 +28,7 @@ def open_adapter(
     if isinstance(ref, Adapter):
         return ref
     path, files = place(ref)
-    kinds = recognised(files)
-    if format is None and kinds:
-        format = "peft" if "peft" in kinds and not set(WEIGHTS).isdisjoint(files) else kinds[0]
+    format = format or detected(files)
     if format is None and path.is_file():
         hub.local(ref, "adapter")  # says that a folder was expected
     if format is None:
@@ -51,6 +49,14 @@ def place(ref: str | Path) -> tuple[Path, list[str]]:
         return path, [path.name]
     folder = hub.local(ref, "adapter")
     return folder, sorted(each.name for each in folder.iterdir())
+
+
+def detected(files: Collection[str]) -> str | None:
+    """Name the format that is read where nobody says which; None where none is recognised."""
+    kinds = recognised(files)
+    if "peft" in kinds and not set(WEIGHTS).isdisjoint(files):
+        return "peft"
+    return kinds[0] if kinds else None
 
 
 def recognised(files: Collection[str]) -> list[str]:

@@ -37,6 +37,7 @@ def plan(
     rounding: str | None = None, double_quant: bool | None = None, block_size: int | None = None,
     seed: int = 0, min_retention: float | None = None, force: bool = False,
     base_weights: str = "as-stored", original: str | Path | None = None,
+    expert_packing: str | None = None,
 ) -> MergePlan:  # fmt: skip
     """Plan merging adapters into a base, from headers; nothing is written.
 
@@ -61,6 +62,8 @@ def plan(
         force: let nearest rounding through where it takes most of the adapter back.
         base_weights: "original" merges into the 16-bit parent of a packed base and packs once.
         original: that parent, where the base's name does not tell.
+        expert_packing: "peft" or "expert-major", how lora_B holds fused experts; else as its
+            config says, or as PEFT has it.
 
     Raises NotFound, Unreadable, Unsupported, Mismatch or Unsafe; each says what to do.
     """
@@ -68,7 +71,7 @@ def plan(
         dtype=dtype, max_shard_size=max_shard_size, tied=tied, mha_out_proj=mha_out_proj,
         allow_nonfinite=allow_nonfinite, quant=quant, rounding=rounding, double_quant=double_quant,
         block_size=block_size, seed=seed, min_retention=min_retention, force=force,
-        base_weights=base_weights, original=original,
+        base_weights=base_weights, original=original, expert_packing=expert_packing,
     )  # fmt: skip
     given = [adapters] if isinstance(adapters, str | Path | Adapter) else list(adapters)
     return _planned(given, base, Path(out), scale, options)
@@ -78,7 +81,8 @@ def _planned(
     given: Sequence[str | Path | Adapter], base: str | Path | None, out: Path,
     scale: float | Sequence[float] | None, options: Options,
 ) -> MergePlan:  # fmt: skip
-    opened = [open_adapter(adapter) for adapter in given]
+    folder = Path(hub.local(base, "base")) if base is not None else None
+    opened = [open_adapter(adapter, base=folder) for adapter in given]
     scales = _scales(scale, len(opened))
     stored = _open_base(base, opened)
     source = choose(stored, options, opened)
@@ -87,7 +91,8 @@ def _planned(
         _check_out(out, inputs, opened)
     it = assemble(
         held, list(zip(opened, scales, strict=True)), tied=options.tied,
-        mha_out_proj=options.mha_out_proj, packed=source.packed,
+        mha_out_proj=options.mha_out_proj, expert_packing=options.expert_packing,
+        packed=source.packed,
     )  # fmt: skip
     repack(it, held, source.packed, source.wanted, source.chosen)
     if source.said:

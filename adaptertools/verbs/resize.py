@@ -17,8 +17,8 @@ def _silent(count: int) -> None:
 
 def resize(
     adapter: str | Path | Adapter, *, out: str | Path, rank: str | int, uniform_rank: bool = False,
-    dtype: str | None = None, base: str | Path | None = None, verify: bool = False,
-    dry_run: bool = False, progress: Callable[[int], None] = _silent,
+    dtype: str | None = None, base: str | Path | None = None, expert_packing: str | None = None,
+    verify: bool = False, dry_run: bool = False, progress: Callable[[int], None] = _silent,
 ) -> Report:  # fmt: skip
     """Write an adapter with another rank: a stack of one.
 
@@ -31,12 +31,12 @@ def resize(
         out: the folder to create.
         rank: N, "energy:0.99" (the least rank of each module that keeps that share of Σσ²),
             "budget:N" (the least error for as many parameters as rank N takes), or "auto".
-        uniform_rank, dtype, base, verify, dry_run, progress: as of `stack`.
+        uniform_rank, dtype, base, expert_packing, verify, dry_run, progress: as of `stack`.
 
     Raises what `stack` raises.
     """
     report = stack(
         [adapter], out=out, rank=rank, uniform_rank=uniform_rank, dtype=dtype, base=base,
-        verify=verify, dry_run=dry_run, progress=progress,
+        expert_packing=expert_packing, verify=verify, dry_run=dry_run, progress=progress,
     )  # fmt: skip
     return replace(report, verb="resize")

@@ -10,8 +10,10 @@ from adaptertools.report import Report
 from adaptertools.verbs.convert import convert
 
 
-def save(adapter: Adapter, path: str | Path, *, format: str = "peft", **how: Any) -> Report:
-    """Write an adapter to a path that is not there yet; `how` is what `convert` takes.
+def save(adapter: Adapter, path: str | Path, *, format: str | None = None, **how: Any) -> Report:
+    """Write an adapter to a path that is not there yet, as PEFT does where nothing else is said.
+
+    `how` is what `convert` takes.
 
     Raises what `convert` raises.
     """

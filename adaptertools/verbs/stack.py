@@ -8,9 +8,10 @@ from pathlib import Path
 
 from adaptertools.adapter import Adapter
 from adaptertools.errors import Mismatch, Unsafe, shown
-from adaptertools.report import Report
+from adaptertools.report import Finding, Report
 from adaptertools.verbs import _stack_run
-from adaptertools.verbs._sources import check_finite, source
+from adaptertools.verbs._experts_alike import sources
+from adaptertools.verbs._sources import Source, check_finite
 from adaptertools.verbs._sources_base import Shapes, shapes
 from adaptertools.verbs._stack_ask import (
     LARGEST,
@@ -41,9 +42,9 @@ def stack(
     uniform_rank: bool = False, allow_lossy: bool = False,
     weight: Mapping[str, float] | Sequence[str] = (), dtype: str | None = None,
     base: str | Path | None = None, base_check: str = "strict", modules_to_save: str = "error",
-    seed: int = 0, density: float | None = None, epsilon: float | None = None,
-    gamma: float | None = None, common: float | None = None, verify: bool = False,
-    dry_run: bool = False, progress: Callable[[int], None] = _silent,
+    expert_packing: str | None = None, seed: int = 0, density: float | None = None,
+    epsilon: float | None = None, gamma: float | None = None, common: float | None = None,
+    verify: bool = False, dry_run: bool = False, progress: Callable[[int], None] = _silent,
 ) -> Report:  # fmt: skip
     """Write one plain LoRA that does what several do together, without their base.
 
@@ -62,10 +63,10 @@ def stack(
         uniform_rank: pad all modules with zeros to one rank, for servers without rank_pattern.
         weight: weights of some modules, {"C@*.layers.{0-15}.*": 0.0}; the last match wins.
         dtype: of what is stored; float32 where it is None, "keep" for the adapters' own.
-        base: the model, of which headers are read: for VeRA and MiSS, and to check shapes.
+        base: the model, of which headers are read: for VeRA, MiSS, fused experts, and all shapes.
         base_check: "strict", "warn" or "off", where the adapters' bases seem to differ.
         modules_to_save: "error", "mean" or "from=ADAPTER", where tensors are saved whole.
-        seed, density, epsilon, gamma, common: of the formulas that have them.
+        expert_packing: as of `merge`; seed, density, epsilon, gamma, common: of some formulas.
         verify, dry_run: prove and read back what is written; compute all and write nothing.
         progress: called with bytes read of the adapters.
 
@@ -80,10 +81,10 @@ def stack(
     )  # fmt: skip
     opened = _opened(adapters, Path(out), dry_run)
     headers = shapes(base) if base else None
-    recipe = _recipe(opened, weights_of(weights, len(opened)), weight, options, headers)
+    made, own = sources(opened, headers, expert_packing), weights_of(weights, len(opened))
+    recipe = _recipe(made, own, weight, options, headers)
     name, said = check_base(recipe.named, base_check)
-    _check_parts(recipe)
-    said += flat(recipe.named) if headers is None else []
+    said = [*said, *_check_parts(recipe)]
     return _stack_run.run(recipe, name, Path(out), said, dry_run, progress)
 
 
@@ -96,32 +97,35 @@ def _opened(adapters: Refs, out: Path, dry_run: bool) -> list[Adapter]:
 
 
 def _recipe(
-    opened: Sequence[Adapter], weights: Sequence[float],
+    made: Sequence[Source], weights: Sequence[float],
     asked: Mapping[str, float] | Sequence[str], options: Options, base: Shapes | None,
 ) -> Recipe:  # fmt: skip
     """Put together what is to be stacked; adapters that count nowhere are left out."""
+    opened = [each.adapter for each in made]
     said = rules(asked, opened)
     if options.whole.startswith("from="):
         chosen = named(options.whole.removeprefix("from="), opened)
         options = replace(options, whole=f"from={chosen.ref}")
     every = [
-        Named(source(adapter, base), number, sha256_of(adapter))
-        for adapter, number in zip(opened, weights, strict=True)
+        Named(each, number, sha256_of(each.adapter))
+        for each, number in zip(made, weights, strict=True)
     ]
-    whole = Recipe(named=every, options=options, rules=said)
+    whole = Recipe(named=every, options=options, rules=said, base=base)
     used = [n for n in every if n.weight or any(whole.counts(n, t) for t in n.source.entries)]
-    recipe = Recipe(named=used, options=options, rules=said)
+    recipe = replace(whole, named=used)
     if not any(recipe.weight(n, t) for n in used for t in n.source.entries):
         raise Mismatch("No weight is other than 0, so there is nothing to stack. Give weights.")
     return recipe
 
 
-def _check_parts(recipe: Recipe) -> None:
-    """Refuse what does not fit together, and NaN."""
+def _check_parts(recipe: Recipe) -> list[Finding]:
+    """Refuse what does not fit together, and NaN; say what is not known for sure."""
     check_shapes(recipe.named)
     check_configs(recipe)
     for each in recipe.named:
         check_finite(each.source)
+    said = [doubt for each in recipe.named for doubt in each.source.doubts]
+    return [*said, *(flat(recipe.named) if recipe.base is None else ())]
 
 
 def _check_out(out: Path, adapters: Sequence[Adapter], dry_run: bool) -> None:

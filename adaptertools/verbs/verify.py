@@ -18,8 +18,8 @@ from adaptertools.jobs import Edit, MergePlan
 from adaptertools.probe_values import recomputed
 from adaptertools.report import Finding, Report
 from adaptertools.tensorfile import TensorSpec
-from adaptertools.verbs import _verify_download
-from adaptertools.verbs._finish import read_receipt
+from adaptertools.verbs import _verify_download, _verify_written
+from adaptertools.verbs._finish import RECEIPT, read_receipt
 from adaptertools.verbs.plan import plan
 
 
@@ -34,27 +34,32 @@ def verify(
     adapters: str | Path | Sequence[str | Path] | None = None,
     progress: Callable[[int], None] = _silent,
 ) -> Report:
-    """Check a folder against its receipt: a merge's, or a download's.
+    """Check a folder against its receipt: that of merge, download, stack, resize or convert.
 
-    A merged model is computed again from base and adapters, by samples; of what was downloaded
-    every byte is hashed. A merged model that was downloaded is checked as a download, unless base
-    or adapters are given.
+    A merged model is computed again from base and adapters, by samples; of what was downloaded, or
+    written by stack, resize or convert, every byte is hashed, and the adapters that those read are
+    named, and compared where they are at hand. A merged model that was downloaded is checked as a
+    download, unless base or adapters are given.
 
     Args:
-        out: the folder.
+        out: the folder; of a conversion also the file.
         base, adapters: where they are now, if no longer where the receipt says.
         progress: called with bytes checked, from several threads.
 
     Raises Unreadable without a receipt, NotFound where base or adapters are gone.
     """
+    if _verify_written.receipt(Path(out)) and Path(out).is_file():
+        return _verify_written.verify(Path(out), str(out), base, _listed(adapters), progress)
     folder = hub.local(out, "merged model")
     if base is None and adapters is None and _verify_download.fits(folder):
         return _verify_download.verify(folder, str(out), progress)
+    if not (folder / RECEIPT).is_file() and _verify_written.receipt(folder):
+        return _verify_written.verify(folder, str(out), base, _listed(adapters), progress)
     receipt = read_receipt(folder)
     options = dict(receipt["options"])
     place, named = folder.absolute(), [adapter["ref"] for adapter in receipt["adapters"]]
     again = plan(
-        [adapters] if isinstance(adapters, str | Path) else list(adapters or named),
+        _listed(adapters) or named,
         base=base or receipt["base"]["ref"],
         out=place.with_name(place.name + ".never"),
         scale=[a["scale"] for a in receipt["adapters"]],
@@ -65,6 +70,11 @@ def verify(
         verb="verify", subject=str(out), facts=report.facts,
         findings=(*_changed(receipt, again), *report.findings),
     )  # fmt: skip
+
+
+def _listed(adapters: str | Path | Sequence[str | Path] | None) -> list[str | Path] | None:
+    """Give a list of what may be one."""
+    return [adapters] if isinstance(adapters, str | Path) else list(adapters or ()) or None
 
 
 def _changed(receipt: Mapping[str, Any], again: MergePlan) -> list[Finding]:

@@ -11,6 +11,7 @@ from adaptertools.cli import app
 from adaptertools.errors import NotFound
 from adaptertools.methods._refused import REFUSED
 from adaptertools.verbs.ls import ROOMS, ls
+from tests.formats.make_table import FILE, table, written
 
 METHODS = {name.upper() for name in plugins.names("methods")}
 
@@ -52,6 +53,29 @@ def test_methods_read_well() -> None:
     assert "merged: no: a router mixes its up projections for each token. Serve it" in text
     assert "as LoRA: exactly, at rank k·r + hybrid_r" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_formats_say_what_they_hold_and_who_proved_it() -> None:
+    entries = {entry["name"]: entry for entry in ls("formats").entries}
+    assert entries.keys() == set(plugins.names("formats"))
+    for entry in entries.values():
+        assert entry["reads"] or entry["writes"]
+        assert bool(entry["lacks"]) == entry["writes"]
+        assert entry["proved"]
+    both = {name: (entry["reads"], entry["writes"]) for name, entry in entries.items()}
+    assert both["gguf"] == (True, True)
+    assert both["plain"] == (False, True)
+    assert both["torchtune"] == (True, False)
+    text = run("formats")
+    assert "proved with: mlx-lm 0.32.2" in text
+    assert "cannot hold: biases of lora_B, convolutions" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_readme_has_the_table_of_formats() -> None:
+    text = FILE.read_text("utf-8")
+    assert table() in text, "run python -m tests.formats.make_table"
+    assert written(text) == text
 
 
 def test_checks_are_all_there() -> None:

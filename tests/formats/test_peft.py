@@ -135,6 +135,17 @@ def test_a_copy_that_is_saved_twice(tmp_path: Path) -> None:
         opened(tmp_path / "other", {**tensors, names[0]: head + 1}, modules_to_save=["lm_head"])
 
 
+@pytest.mark.parametrize(
+    ("listed", "own"), [("norm", True), ("layernorm", True), ("lm_head", False), ("layers", True)]
+)
+def test_what_modules_to_save_names(listed: str, own: bool, tmp_path: Path) -> None:
+    # peft/utils/other.py, _set_trainable: `key.endswith(target_key)`
+    norm = "model.layers.0.input_layernorm.weight"
+    tensors = {**handmade.lora_tensors(), f"{START}{norm}": handmade.noise(8)}
+    (saved,) = opened(tmp_path, tensors, modules_to_save=[listed]).saved
+    assert (saved.name, saved.own) == (norm, own)
+
+
 def test_two_adapters_in_one_file(tmp_path: Path) -> None:
     tensors = {**handmade.renamed(called("one")), **handmade.renamed(called("two"))}
     with pytest.raises(Unreadable, match="several adapters: one, two"):

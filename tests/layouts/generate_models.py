@@ -82,6 +82,35 @@ def tie_default(cls: Any) -> bool | None:
     return next((value for value in values if isinstance(value, bool)), None)
 
 
+def tie_all(config: Any) -> Any:
+    """Have a config and those nested in it tie the word embeddings."""
+    for part in (config, *vars(config).values()):
+        if part is not config and isinstance(part, transformers.PreTrainedConfig):
+            tie_all(part)
+    config.tie_word_embeddings = True
+    return config
+
+
+def tied(cls: Any) -> dict[str, Any]:
+    """Return what a model of a class ties, or that it depends on its config: parts and depth."""
+    for settings in CONFIGS:
+        try:
+            with torch.device("meta"):
+                model = cls(tie_all(cls.config_class(**settings)))
+        except Exception:
+            continue
+        parts = [m for m in model.modules() if isinstance(m, transformers.PreTrainedModel)]
+        ties = {type(m) for m in parts if m._tied_weights_keys}
+        names = dict(model.all_tied_weights_keys)
+        deep = any(re.search(r"\.\d", name) for name in names)
+        foreign = {t.__module__ for t in ties} - {cls.__module__}
+        if deep or foreign or "_tied_weights_keys" in vars(model):
+            return {"ties_vary": True}
+        return {"tied": names} if names else {}
+    note(f"{cls.__name__}: ties taken from the class")
+    return {"tied": dict(cls._tied_weights_keys)} if cls._tied_weights_keys else {}
+
+
 def parameters(cls: Any) -> list[str]:
     """Name the parameters of a model of a class built on the meta device."""
     reason = ""
@@ -106,6 +135,18 @@ def head(cls: Any, base: Any) -> list[str]:
     if names and not outside:
         note(f"{cls.__name__}: head left out: no parameter outside {cls.base_model_prefix!r}")
     return outside
+
+
+def needs(cls: Any, masked: Any) -> list[str]:
+    """Name the parameters in a class's base model that one of masked words lacks: a pooler."""
+    if masked is None:
+        return []
+    prefix = f"{cls.base_model_prefix}."
+    said = {*parameters(masked), *tied(masked).get("tied", {}).values()}
+    if not any(name.startswith(prefix) for name in said):
+        return []
+    lacking = [n for n in parameters(cls) if n.startswith(prefix) and n not in said]
+    return [name for name in lacking if not re.search(r"\.\d", name)]
 
 
 def facts(only: frozenset[str] | None = None) -> dict[str, Any]:
@@ -135,11 +176,13 @@ def facts(only: frozenset[str] | None = None) -> dict[str, Any]:
             facet: dict[str, Any] = classes.setdefault(cls.__name__, {})
             tie = tie_default(cls)
             facet |= {"prefix": cls.base_model_prefix} if cls.base_model_prefix != prefix else {}
-            facet |= {"tied": dict(cls._tied_weights_keys)} if cls._tied_weights_keys else {}
+            facet |= tied(cls)
             facet |= {"tie_default": tie} if tie is not None else {}
             if task in WITH_NEW_HEAD and "head" not in facet:
                 names = head(cls, found.get("FEATURE_EXTRACTION"))
                 facet |= {"head": names} if names else {}
+                more = needs(cls, found.get("MASKED_LM"))
+                facet |= {"needs": more} if more else {}
     said = {name: facet for name, facet in classes.items() if facet}
     return {"transformers": transformers.__version__, "models": models, "classes": said}
 

@@ -39,7 +39,6 @@ REFUSED: dict[str, Any] = {
     "alora_invocation_tokens": [1, 2],
     "arrow_config": {"top_k": 3},
     "use_qalora": True,
-    "target_parameters": ["experts.gate_up_proj"],
     "megatron_config": {"tensor_model_parallel_size": 2},
     "enable_lora": [True, False, True],
 }

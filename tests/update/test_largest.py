@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adaptertools.update import largest as room
-from adaptertools.update.largest import largest
+from adaptertools.update.largest import largest, top
 
 SPECTRA: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "power": lambda j: j**-0.7,
@@ -109,3 +109,12 @@ def test_few_components_are_looked_for_before_many(monkeypatch: pytest.MonkeyPat
     assert (found.method, found.thin.rank) == ("krylov", 6)
     found = largest(whole, None, above(1e-8))
     assert (found.method, found.thin.rank) == ("gram", 260)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (1100, 1300)])
+def test_top_is_the_dense_svds(shape: tuple[int, int]) -> None:
+    matrix = np.random.default_rng(3).normal(size=shape)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    thin = top(matrix, 7)
+    whole = (left[:, :7] * values[:7]) @ right[:7]
+    assert np.linalg.norm((thin.u * thin.s) @ thin.vt - whole) < 1e-10 * np.linalg.norm(whole)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptertools.update import Update
+from adaptertools.update import Update, change
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -71,8 +71,7 @@ def updated(
     for row in range(0, len(result), step):
         tile = result[row : row + step]
         original = tile.copy() if len(updates) > 1 else None
-        for i, (run, _) in enumerate(opened):
-            run(tile, original if i else None, row)
+        change(opened, tile, original, row)
     return torch.from_numpy(result)
 
 

@@ -126,7 +126,9 @@ def test_other_files(tmp_path: Path) -> None:
     report = convert(folder, out=tmp_path / "out")
     kept = ["LICENSE", "NOTICE", "README.md", CONFIG, "tokenizer_config.json"]
     assert report.facts["copied"] == kept
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*kept, WEIGHTS])
+    receipt = "adaptertools.convert.json"
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == sorted([*kept, WEIGHTS, receipt])
     assert not (tmp_path / "out" / "NOTICE").is_symlink()
     assert codes(report) == ["CNV004"]
     assert "own.py" in report.findings[0].text

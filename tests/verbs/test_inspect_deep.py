@@ -175,7 +175,7 @@ def test_a_rank_beyond_what_is_looked_at(
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "rank": {"r": 3},
-    "experts": {"target_parameters": ["experts.down_proj"]},
+    "experts": {"target_parameters": ["down_proj"]},
     "blocks": {"use_bdlora": {"nblocks": "two"}},
     "no blocks": {"use_bdlora": {"nblocks": 0, "target_modules_bd_a": ["q_proj", "down_proj"]}},
     "blocks of no height": {"use_bdlora": {"nblocks": 3, "target_modules_bd_b": ["proj"]}},

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adaptertools.errors import Unsupported
-from adaptertools.verbs import _module_order
+from adaptertools.layouts import meta
 from adaptertools.verbs._module_order import module_order
 from tests.cases_models import bert, gpt2, headless_llama, llama, opt
 
@@ -46,7 +46,7 @@ def test_unknown_models_are_refused(architecture: str) -> None:
 
 def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    _module_order._named.cache_clear()
+    meta._made.cache_clear()
     with pytest.raises(Unsupported, match=r"pip install 'adaptertools\[models\]'"):
         module_order({"model_type": "llama"}, "LlamaForCausalLM")
 

@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Setup, str, tuple[str, ...]]] = {
     "olora": (second(init_lora_weights="olora"), "a b", ("path_initial_model",)),
     "loftq": (second(init_lora_weights="loftq"), "a b", ("LoftQ",)),
     "alora": (second(alora_invocation_tokens=[1]), "a b", ("aLoRA",)),
-    "experts": (second(target_parameters=["x"]), "a b", ("target_parameters", "Merge")),
+    "experts": (second(target_parameters=["x"]), "a b", ("x could be of any module", "--base")),
     "ia3": (ia3, "a b", ("of type IA3", "merge")),
     "nan": (lambda f: damaged(f / "b", float("nan")), "a b", ("NaN", "lora_B")),
     "infinite": (lambda f: damaged(f / "b", float("inf")), "a b=0.5", ("infinity",)),
