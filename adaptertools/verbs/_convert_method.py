@@ -156,12 +156,12 @@ def _written(
     kind: str = "",
 ) -> Plain:  # fmt: skip
     made = write_out(adapter, every, turned=turned)
-    low, high = made.ranks
-    what = f"{adapter.method}{' with blocks' * bool(adapter.config.get('use_bdlora'))}"
-    what += f" ({kind})" * bool(kind)
+    ranks = " to ".join(str(rank) for rank in sorted(set(made.ranks)))
+    what = "DoRA" if adapter.config.get("use_dora") else adapter.method
+    what += " with blocks" * bool(adapter.config.get("use_bdlora")) + f" ({kind})" * bool(kind)
     if not said:
         text = (
-            f"{what} written as LoRA of rank {low} to {high}: the same update, stored to "
+            f"{what} written as LoRA of rank {ranks}: the same update, stored to "
             f"{made.error:.1g} of it."
         )
         told = [_finding("CNV013", "note", text, adapter)]
@@ -174,7 +174,7 @@ def _written(
         return Plain(adapter=made.adapter, findings=tuple(told))
     figures = facts(said, ask)
     text = (
-        f"{what} written as LoRA of rank {low} to {high}: off by {figures['error']:.2g} of the "
+        f"{what} written as LoRA of rank {ranks}: off by {figures['error']:.2g} of the "
         f"update in all, and by at most {figures['worst']:.2g} in one of {len(said)} modules."
     )
     told = [_finding("CNV014", "note" if figures["whole"] else "warning", text, adapter)]

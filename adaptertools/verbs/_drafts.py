@@ -116,6 +116,11 @@ def _check_plain(draft: Draft, claim: Claim) -> None:
 def _apply_rows(it: Assembly, claim: Claim, rows: TokenRows) -> list[str]:
     draft = it.drafts[claim.tensor]
     check_float(draft, claim)
+    if claim.pieces:
+        raise Unsupported(
+            f"{shown(rows.target)}: the base stores this embedding in parts, as in "
+            f"{shown(claim.tensor)}, and token rows are put into whole ones. Merge it with PEFT."
+        )
     last = max(rows.indices, default=0)
     if last >= draft.source.rows or rows.spec.columns != draft.source.columns:
         return [
