@@ -19,6 +19,7 @@ _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _DESCRIBED, _UTF8 = 0x0008, 0x0800  # sizes follow the data; names are UTF-8
+_FOLDER = 0x10  # of MS-DOS, in the external attributes
 _DESCRIPTOR = 24  # bytes of a data descriptor at most
 
 
@@ -112,7 +113,7 @@ def _listed(raw: bytes, count: int) -> list[_Entry]:
     for _ in range(count):
         if len(raw) - at < _CENTRAL.size:
             raise Refused("it has a zip directory that is cut short")
-        (sign, _, _, flags, method, _, _, crc, packed, size, name, extra, comment, disk, _, _,
+        (sign, _, _, flags, method, _, _, crc, packed, size, name, extra, comment, disk, _, kind,
          header) = _CENTRAL.unpack_from(raw, at)  # fmt: skip
         begin = at + _CENTRAL.size
         at = begin + name + extra + comment
@@ -120,6 +121,9 @@ def _listed(raw: bytes, count: int) -> list[_Entry]:
             raise Refused("it has a zip directory that is damaged")
         if method or flags & ~(_DESCRIBED | _UTF8):
             raise Refused("it holds entries that are compressed or encrypted; torch stores them")
+        if size and (kind & _FOLDER or raw[begin + name - 1 : begin + name] == b"/"):
+            # torch reads nothing there, and gives the memory that it would have read into.
+            raise Refused("it holds an entry that is marked as a folder")
         more = _zip64(raw[begin + name : begin + name + extra], (size, packed, header))
         if more[0] != more[1]:
             raise Refused("it holds entries of two sizes")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from adaptertools import picklefile, tensorfile
@@ -274,6 +274,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "overlapping": (larger(WHOLE, 20), "overlap"),
     "a hidden gap": (larger(WHOLE, -1), "no entry owns"),
     "larger than the file": (patched(WHOLE, 24, 10**6, 1, CENTRAL), "two sizes"),
+    "marked as a folder": (patched(WHOLE, 38, 0x10, 1, CENTRAL), "folder"),
     "another size": (patched(WHOLE, 22, 17, 1, LOCAL), "local header"),
     "another checksum": (patched(WHOLE, 14, 17, 1, LOCAL), "local header"),
     "another method": (patched(WHOLE, 8, 8, 1, LOCAL, "<H"), "local header"),
@@ -357,6 +358,8 @@ VALID = p.zipped(p.mapped(("a", p.tensor()), ("b", p.tensor(shape=[2, 2], stride
 
 
 @shared
+@example([(525, 16)])  # an entry marked as a folder
+@example([(378, 0x80)])  # the version
 @given(st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=3))
 def test_flipped_bytes(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
     """Whatever is read of a damaged file is what torch reads; nothing else is raised."""
