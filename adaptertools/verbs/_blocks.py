@@ -64,8 +64,14 @@ def _cut(update: Update, piece: Piece) -> Update:
     """Give the part of an update that the piece gets."""
     box = piece.model
     if isinstance(update, Experts):
-        if box is None or box.index is None:
+        if box is None and not piece.order:
             return replace(update, turned=update.turned != piece.turned)
+        if box is None or box.index is None:
+            raise Unsupported(
+                "The base stores experts in another order, or parts of several as one block, and "
+                "their update cannot be cut so. Save the base with the model's own tensors "
+                "(save_original_format=False), or merge with PEFT."
+            )
         update = update.expert(box.index)
     if box is None and not piece.turned and not piece.order:
         return update
