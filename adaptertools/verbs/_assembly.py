@@ -111,7 +111,8 @@ def _resolved_ties(
     touched = [t for t in every if _config.embedding(t)]
     ask = bool(touched) or any(not (names.weight(t) or names.tensor(t)) for t in every)
     ties = tied_tensors(it.config, name, ask=ask)
-    if touched and ties is None and it.config.get("tie_word_embeddings"):
+    parts = (it.config, *(c for c in it.config.values() if isinstance(c, dict)))
+    if touched and ties is None and any(c.get("tie_word_embeddings") for c in parts):
         raise Unsupported(
             f"The base ties its embeddings, the adapter changes {first(touched)}, and "
             f"{shown(name) or 'its class'} is not one whose tied tensors are known. Write "

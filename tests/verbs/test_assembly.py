@@ -49,9 +49,12 @@ def test_unknown_ties_do_not_matter_where_no_embedding_changes(tmp_path: Path) -
     assert len(plan(tmp_path, handmade.lora_tensors(), UNKNOWN).edits) == 4
 
 
-def test_unknown_ties_are_refused_where_an_embedding_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["", "text_config"])
+def test_unknown_ties_are_refused_where_an_embedding_changes(part: str, tmp_path: Path) -> None:
+    flag = {"tie_word_embeddings": True}
+    said = {**UNKNOWN, "tie_word_embeddings": False, part: flag} if part else UNKNOWN
     with pytest.raises(Unsupported, match=r"model\.embed_tokens.*NobodysForCausalLM"):
-        plan(tmp_path, handmade.lora_tensors() | EMBEDDED, UNKNOWN)
+        plan(tmp_path, handmade.lora_tensors() | EMBEDDED, said)
 
 
 def test_another_methods_scale_is_not_made_up(tmp_path: Path) -> None:
