@@ -81,12 +81,10 @@ class Grid:
         """Give the rank of the value nearest to each element, uint8."""
         return self._near.count(t)
 
-    def stochastic(self, t: Array, bits: Array, sharp: bool = False) -> Array:
+    def stochastic(self, t: Array, bits: Array) -> Array:
         """Round up with the probability of the way to the next value; `bits` are uint16.
 
         A value on the grid stays, one beyond it goes to its end. |E[q] − t| is at most 2⁻¹⁷ gaps.
-        `sharp` draws the odds p to the nearer end, to 2p² below one half and likewise above: less
-        noise, for a mean that something else has to put right.
         """
         import numpy as np
 
@@ -95,14 +93,6 @@ class Grid:
         low -= 1
         t -= self.values.take(low, mode="wrap")
         t *= self.per_gap.take(low, mode="wrap")
-        if sharp:  # with s = p − ½, both halves are ½ + 2s − 2s|s|
-            t -= np.float32(32768)
-            square = np.abs(t)
-            square *= t
-            square *= np.float32(2**-15)
-            t *= np.float32(2)
-            t -= square
-            t += np.float32(32768)
         low += np.less(bits.astype(np.float32) + np.float32(0.5), t)
         return low
 

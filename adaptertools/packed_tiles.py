@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from adaptertools.jobs import Edit
-from adaptertools.requantise import sharpened
+from adaptertools.requantise import Feedback, Focus, half_step
 from adaptertools.retention import Survival
 from adaptertools.rounding import SAMPLED, Rounding
-from adaptertools.rowspace import row_space
 from adaptertools.sinks import Piece, Sink, sink_for
+from adaptertools.spaces import Spaces, spaces
 from adaptertools.stacks import matrices
 from adaptertools.tiles import WIDE, Stored
 from adaptertools.unpacked import TILE, Unpacked, height
@@ -99,8 +99,21 @@ def _ready(edit: Edit, base: Unpacked | Stored, nonfinite: bool) -> _Ready:
     opened = [update.open(base) for update in edit.updates]
     square = bool(opened) and not edit.turned
     whole = products(edit.updates, base.shape)
-    basis = row_space(whole, opened, base) if square else None
-    return _Ready(base, opened, basis, _sink(edit, base, opened, basis, nonfinite))
+    found = spaces(whole, opened, base) if square else None
+    spread = base.spread if isinstance(base, Unpacked) else None
+    sink = sink_for(edit, spread, _feedback(edit, base, found), nonfinite)
+    return _Ready(base, opened, found.reads if found is not None else None, sink)
+
+
+def _feedback(edit: Edit, base: Unpacked | Stored, change: Spaces | None) -> Feedback | None:
+    """Make what steers the errors, where the rounding is steered; it serves one pass."""
+    if change is None or edit.repack is None or edit.repack.rounding != "adapter":
+        return None
+    table = edit.repack.codec.table
+    if isinstance(base, Stored) or not edit.repack.kept:
+        return Feedback(change.writes, half_step(table))
+    focus = Focus.of(change, table, float(base.scales.mean()))
+    return Feedback(change.writes, half_step(table), focus)
 
 
 def _measured(edit: Edit, ready: _Ready, sampled: int) -> Iterator[tuple[Piece, int]]:
@@ -113,19 +126,6 @@ def _measured(edit: Edit, ready: _Ready, sampled: int) -> Iterator[tuple[Piece, 
     band = _band(edit, shape, sampled) if few else sum(shape)
     for i, piece in enumerate(_pieces(edit, ready.base, ready.opened)):
         yield piece, band if ready.opened and i % every == 0 else 0
-
-
-def _sink(
-    edit: Edit, base: Unpacked | Stored, opened: Sequence[Opened], basis: Array | None,
-    nonfinite: bool,
-) -> Sink:  # fmt: skip
-    """Choose the sink; whether the change is tiny beside the grid's steps is told from norms."""
-    if isinstance(base, Stored):
-        return sink_for(edit, None, basis, nonfinite)
-    norms = [each.norm for each in opened]
-    mean = float(base.scales.mean())
-    sharp = basis is not None and sharpened(base.codec.table, mean, norms, basis, base.shape[0])
-    return sink_for(edit, base.spread, basis, nonfinite, sharp)
 
 
 def _base(edit: Edit, files: Mapping[str, int], tile: int = TILE) -> Unpacked | Stored:

@@ -20,11 +20,8 @@ from adaptertools.jobs import Edit
 from adaptertools.probe_rows import base_rows
 from adaptertools.probe_values import expected
 from adaptertools.probe_written import read_back
-from adaptertools.requantise import MU_NARROW, MU_SHARP, Feedback, sharpened
-from adaptertools.rowspace import row_space
 from adaptertools.scales import NEAREST, wanted_scales
 from adaptertools.tensorfile import TensorSpec
-from adaptertools.unpacked import mean_scale
 from adaptertools.update import placed
 from adaptertools.update.lowrank import LowRank
 
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from adaptertools.update import Array
 
 PROBES, WIDE = 64, 2048  # ±1 columns; columns up to which a change of any kind is written out
+_STEERED = 4  # times its change: how far steered rounding may move an element
 LOW, HIGH = 0.25, 0.1  # clipping at the ends of the grid loses some of a large update
 
 
@@ -62,7 +60,7 @@ def _applied(edit: Edit, written: Mapping[str, TensorSpec]) -> str:
         found = (after - before) @ probes
         if not edit.updates or change is not None:
             exact = before if change is None else before + change
-            if fault := _elements(edit, exact, after, spread):
+            if fault := _elements(edit, before, exact, after, spread):
                 return fault
         nearest = edit.repack is not None and edit.repack.rounding in NEAREST
         if not edit.updates or (nearest and edit.packed is not None):
@@ -104,7 +102,7 @@ def _products(edit: Edit) -> list[LowRank]:
     return [update for update in whole if isinstance(update, LowRank)]
 
 
-def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> str:
+def _elements(edit: Edit, before: Array, exact: Array, after: Array, spread: Array | None) -> str:
     """Hold every element against what was meant; `exact` is in float64."""
     import numpy as np
 
@@ -128,57 +126,38 @@ def _elements(edit: Edit, exact: Array, after: Array, spread: Array | None) -> s
     if edit.repack.rounding in NEAREST:
         wrong = off > steps * 0.51 + slack
     elif edit.repack.kept:
-        return _walk(edit, exact, after, spread)
+        return _between(edit, before, exact, after, spread)
     else:
         # Fresh scales that are packed themselves are off, so what is fed back is not known exactly.
-        wrong = off > 3 * steps + slack + past.sum(axis=1, keepdims=True)
+        wrong = off > 3 * steps + slack + past.sum(axis=0, keepdims=True)
     count = int((wrong & ~beyond).sum())
     return f"{count} elements are further off than rounding can be." if count else ""
 
 
-def _walk(edit: Edit, exact: Array, after: Array, spread: Array) -> str:
-    """Follow the rounding column by column: each code must be a neighbour of what it was meant for.
+def _between(edit: Edit, before: Array, exact: Array, after: Array, spread: Array) -> str:
+    """Hold each code between where it was and where its change may have sent it.
 
-    The errors of earlier columns are those of the file, so the walk is exact without the dice.
+    Plain odds give a neighbour of W + D. Steered ones never go against D, and at most to a
+    neighbour of W + 4 D: an element takes over twice its share of a row, and twice that of a push.
     """
     import numpy as np
 
-    feedback = _feedback(edit, spread)
     assert edit.repack is not None
-    if feedback is None and edit.repack.rounding == "adapter":
-        return ""  # directions that the merge found on its way; the slope speaks alone
+    times = _STEERED if edit.repack.rounding == "adapter" else 1
     values = np.array(edit.repack.codec.table.values)
     inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-38)
-    columns = exact.shape[1]
-    carried = np.zeros((len(exact), feedback.rank if feedback else 1))
-    every = [(slice(0, columns), np.zeros((1, columns)), np.zeros((columns, 1)))]
-    wrong = 0
-    for group, back, u in feedback.groups if feedback else every:
-        shift = carried @ back
-        wanted = (exact[:, group] - shift) * inverse[:, group]
-        wanted = np.clip(wanted, values[0], values[-1])
-        below = np.clip(np.searchsorted(values, wanted, "right") - 1, 0, len(values) - 2)
-        got = np.abs((after[:, group] * inverse[:, group])[..., None] - values).argmin(axis=-1)
-        gap = values[below + 1] - values[below]
-        near = 1e-3 * gap + 1e-5 * np.abs(shift) * inverse[:, group]
-        low = below - (wanted - values[below] < near)
-        high = below + 1 + (values[below + 1] - wanted < near)
-        wrong += int(((got < low) | (got > high))[inverse[:, group] > 0].sum())
-        carried += (after - exact)[:, group] @ u
-    return f"{wrong} codes are none that rounding could have given." if wrong else ""
-
-
-def _feedback(edit: Edit, spread: Array) -> Feedback | None:
-    """Make the feedback that the merge had; None where there was none, or it cannot be known."""
-    assert edit.repack is not None
-    products = _products(edit)
-    whole = bool(products) and len(products) == len(edit.updates)
-    if edit.repack.rounding != "adapter" or not whole or edit.packed is None:
-        return None
-    basis = row_space(products)
-    norms, mean = [p.product("float32").norm() for p in products], mean_scale(edit.packed)
-    sharp = sharpened(edit.repack.codec.table, mean, norms, basis, len(spread))
-    return Feedback(basis, MU_SHARP if sharp else MU_NARROW, sharp=sharp)
+    start, far = before * inverse, (before + times * (exact - before)) * inverse
+    gap = 1e-3 * np.diff(values).min()
+    first, last = np.minimum(start, far) - gap, np.maximum(start, far) + gap
+    if times == 1:
+        first, last = far - gap, far + gap
+    low = np.searchsorted(values, first, "right") - 1
+    high = np.searchsorted(values, last, "left")
+    got = np.searchsorted((values[1:] + values[:-1]) / 2, after * inverse)
+    ends = len(values) - 1
+    wrong = (got < np.minimum(low, ends)) | (got > np.maximum(high, 0))
+    count = int(wrong[inverse > 0].sum())
+    return f"{count} codes are none that rounding could have given." if count else ""
 
 
 def _slope(edit: Edit, found: Array, meant: Array) -> str:

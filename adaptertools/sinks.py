@@ -10,7 +10,7 @@ from adaptertools.errors import Unsupported, shown
 from adaptertools.grid import grid
 from adaptertools.jobs import Edit
 from adaptertools.packing import CODES, Writer
-from adaptertools.requantise import MU_NARROW, MU_SHARP, Dice, Feedback, Rounder, inverted
+from adaptertools.requantise import Dice, Feedback, Rounder, inverted
 from adaptertools.retention import Compared
 from adaptertools.rounding import narrow
 from adaptertools.scales import NEAREST, fitted
@@ -48,12 +48,8 @@ class Sink(Protocol):
         ...
 
 
-def sink_for(
-    edit: Edit, spread: Spread | None, basis: Array | None, nonfinite: bool, sharp: bool = False
-) -> Sink:
+def sink_for(edit: Edit, spread: Spread | None, feedback: Feedback | None, nonfinite: bool) -> Sink:
     """Choose the sink of an edit; `spread` gives the scales of a packed source.
-
-    `sharp` is for changes that are not tiny beside the steps of the grid (requantise.py).
 
     Storing raises Unsupported for what is not finite, where `nonfinite` does not let it through;
     fresh codes never hold it.
@@ -62,18 +58,15 @@ def sink_for(
         return _Plain(edit, nonfinite)
     if edit.repack.kept:
         assert spread is not None
-        return _Kept(edit, spread, _rounder(edit, basis, sharp), nonfinite)
-    return _Fresh(edit, _rounder(edit, basis if edit.repack.rounding == "adapter" else None))
+        return _Kept(edit, spread, _rounder(edit, feedback), nonfinite)
+    return _Fresh(edit, _rounder(edit, feedback))
 
 
-def _rounder(edit: Edit, basis: Array | None, sharp: bool = False) -> Rounder:
+def _rounder(edit: Edit, feedback: Feedback | None) -> Rounder:
     assert edit.repack is not None
     how = edit.repack.rounding
     columns = edit.shape[-1] if len(edit.shape) == 2 else edit.source.columns
     dice = None if how in NEAREST else Dice(edit.name, edit.repack.seed, columns)
-    feedback = None
-    if how == "adapter" and basis is not None:
-        feedback = Feedback(basis, MU_SHARP if sharp else MU_NARROW, sharp=sharp)
     return Rounder(grid(edit.repack.codec.table), how, dice, feedback)
 
 

@@ -60,8 +60,8 @@ def check_nearest(grid: Grid, t: Array) -> None:
     assert (chosen <= distance.min(1) + spare).all()
 
 
-def check_stochastic(grid: Grid, t: Array, bits: Array, sharp: bool = False) -> None:
-    found, low = grid.stochastic(t, bits, sharp).astype(np.int64), below(grid, t)
+def check_stochastic(grid: Grid, t: Array, bits: Array) -> None:
+    found, low = grid.stochastic(t, bits).astype(np.int64), below(grid, t)
     assert ((found == low) | (found == np.minimum(low + 1, len(grid.values) - 1))).all()
     on_it = grid.values[low] == np.clip(t, grid.low, grid.high)
     assert (found[on_it] == low[on_it]).all()
@@ -101,11 +101,10 @@ def test_nearest_is_that_of_ml_dtypes_but_for_ties(name: str, dtype: str) -> Non
 
 
 @every_grid
-@pytest.mark.parametrize("sharp", [False, True])
 @pytest.mark.parametrize("bits", [0, 1, 32767, 32768, 65535])
-def test_stochastic_in_hard_places(name: str, bits: int, sharp: bool) -> None:
+def test_stochastic_in_hard_places(name: str, bits: int) -> None:
     t = hard(GRIDS[name])
-    check_stochastic(GRIDS[name], t, np.full(t.shape, bits, np.uint16), sharp)
+    check_stochastic(GRIDS[name], t, np.full(t.shape, bits, np.uint16))
 
 
 @every_grid
@@ -131,19 +130,6 @@ def test_stochastic_is_right_in_the_mean(name: str, share: float) -> None:
     mean = grid.values[ranks].astype(np.float64).mean()
     # As promised: 2⁻¹⁷ of a gap; and what float32 cannot tell apart.
     assert abs(mean - float(t[0])) <= gap * 2**-17 + abs(float(t[0])) * 2**-22
-
-
-@every_grid
-@pytest.mark.parametrize("odds", [0.0, 0.01, 0.125, 0.3, 0.499, 0.5, 0.501, 0.75, 0.97])
-def test_sharpened_odds(name: str, odds: float) -> None:
-    """Twice the square of the way to the next value, and the same from the other end."""
-    grid, wanted = GRIDS[name], 2 * odds**2 if odds <= 0.5 else 1 - 2 * (1 - odds) ** 2
-    for low in (0, len(grid.values) // 2 + 1, len(grid.values) - 2):
-        ends = grid.values[low : low + 2].astype(np.float64)
-        t = np.full(65536, ends[0] + odds * (ends[1] - ends[0]), np.float32)
-        ups = grid.stochastic(t, EVERY_BIT, sharp=True) == low + 1
-        slack = 2**-22 * abs(float(t[0])) / (ends[1] - ends[0])
-        assert ups.mean() == pytest.approx(wanted, abs=2**-16 + 4 * slack)
 
 
 @every_grid

@@ -202,16 +202,19 @@ def test_nearest_is_nearest(kind: str, tmp_path: Path) -> None:
     assert said.retention.nearest == pytest.approx(said.retention.kept, abs=1e-6)
 
 
-def test_the_error_stays_out_of_what_the_adapter_reads(tmp_path: Path) -> None:
-    weight = WEIGHTS["nf4"](tmp_path, (256, 2048))
-    update = lora((256, 2048), 0.01 * float(torch.linalg.norm(weight.values)))
-    v = torch.from_numpy(np.linalg.qr(update.down.read("float64").T)[0])
-    band = {}
+def test_the_error_stays_out_of_what_the_adapter_writes(tmp_path: Path) -> None:
+    """And is less: directions of outputs are where training saw gradients."""
+    weight = WEIGHTS["nf4"](tmp_path, (512, 256))
+    update = lora((512, 256), 0.01 * float(torch.linalg.norm(weight.values)))
+    u = torch.from_numpy(np.linalg.qr(update.up.read("float64"))[0])
+    band, noise = {}, {}
     for rounding in ("adapter", "stochastic"):
         made, _ = run(tmp_path, edit(weight, update, rounding))
         error = worth(weight, made[W]) - weight.values - delta(update)
-        band[rounding] = float(torch.linalg.norm(error @ v))
-    assert band["adapter"] < 0.4 * band["stochastic"]
+        band[rounding] = float(torch.linalg.norm(u.T @ error))
+        noise[rounding] = float(torch.linalg.norm(error))
+    assert band["adapter"] < 0.6 * band["stochastic"]
+    assert noise["adapter"] < 0.95 * noise["stochastic"]
 
 
 @pytest.mark.parametrize("kind", ["nf4", "nf4_double", "fp4", "int8", "fp8_block", "mxfp4"])
