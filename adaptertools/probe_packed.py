@@ -17,6 +17,7 @@ from adaptertools import stacks
 from adaptertools.errors import AdapterToolsError, shown
 from adaptertools.grid import grid
 from adaptertools.jobs import Edit
+from adaptertools.probe_reach import strangers
 from adaptertools.probe_rows import base_rows
 from adaptertools.probe_values import expected
 from adaptertools.probe_written import read_back
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from adaptertools.update import Array
 
 PROBES, WIDE = 64, 2048  # ±1 columns; columns up to which a change of any kind is written out
-_STEERED = 4  # times its change: how far steered rounding may move an element
 LOW, HIGH = 0.25, 0.1  # clipping at the ends of the grid loses some of a large update
 
 
@@ -126,38 +126,15 @@ def _elements(edit: Edit, before: Array, exact: Array, after: Array, spread: Arr
     if edit.repack.rounding in NEAREST:
         wrong = off > steps * 0.51 + slack
     elif edit.repack.kept:
-        return _between(edit, before, exact, after, spread)
+        products = _products(edit)
+        known = products if len(products) == len(edit.updates) else []
+        count = strangers(edit, known, before, exact - before, after, spread)
+        return f"{count} codes are none that rounding could have given." if count else ""
     else:
         # Fresh scales that are packed themselves are off, so what is fed back is not known exactly.
         wrong = off > 3 * steps + slack + past.sum(axis=0, keepdims=True)
     count = int((wrong & ~beyond).sum())
     return f"{count} elements are further off than rounding can be." if count else ""
-
-
-def _between(edit: Edit, before: Array, exact: Array, after: Array, spread: Array) -> str:
-    """Hold each code between where it was and where its change may have sent it.
-
-    Plain odds give a neighbour of W + D. Steered ones never go against D, and at most to a
-    neighbour of W + 4 D: an element takes over twice its share of a row, and twice that of a push.
-    """
-    import numpy as np
-
-    assert edit.repack is not None
-    times = _STEERED if edit.repack.rounding == "adapter" else 1
-    values = np.array(edit.repack.codec.table.values)
-    inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-38)
-    start, far = before * inverse, (before + times * (exact - before)) * inverse
-    gap = 1e-3 * np.diff(values).min()
-    first, last = np.minimum(start, far) - gap, np.maximum(start, far) + gap
-    if times == 1:
-        first, last = far - gap, far + gap
-    low = np.searchsorted(values, first, "right") - 1
-    high = np.searchsorted(values, last, "left")
-    got = np.searchsorted((values[1:] + values[:-1]) / 2, after * inverse)
-    ends = len(values) - 1
-    wrong = (got < np.minimum(low, ends)) | (got > np.maximum(high, 0))
-    count = int(wrong[inverse > 0].sum())
-    return f"{count} codes are none that rounding could have given." if count else ""
 
 
 def _slope(edit: Edit, found: Array, meant: Array) -> str:

@@ -81,3 +81,10 @@ def decoded(packed: Packed, multiple: int = 1) -> Iterator[tuple[int, Array]]:
             for file in {spec.file for spec in packed.parts.values()}
         }
         yield from Unpacked(packed, files, multiple=multiple).tiles()
+
+
+def mean_scale(packed: Packed) -> float:
+    """Give the mean of a packed weight's scales."""
+    rows = packed.logical()
+    side = {r: tensorfile.read(s) for r, s in packed.parts.items() if r != CODES}
+    return float(packed.codec.scales(side, (rows.rows, rows.columns)).mean())
