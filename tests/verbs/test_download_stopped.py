@@ -33,6 +33,8 @@ def hub(served: Hub) -> Hub:
 def test_stopped_in_the_middle(number: int, hub: Hub, tmp_path: Path) -> None:
     hub.fault("stall", "adapter_model.safetensors", method="GET", after=5000, seconds=3)
     again = ["download", "user/repo", "--local-dir", "copy"]
+    # Whoever runs the tests in the background made them deaf to it, and their children with them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = hub.start(tmp_path, "-m", "adaptertools", *again)
     while not any(one.method == "GET" and one.origin == "cdn" for one in hub.requests):
         time.sleep(0.05)

@@ -214,6 +214,8 @@ main()
 def test_ctrl_c_says_how_to_go_on(large: Merged, tmp_path: Path) -> None:
     out = tmp_path / "out"
     rest = ["merge", large.adapter, "--base", large.base, "--out", str(out), "--max-workers", "1"]
+    # Whoever runs the tests in the background made them deaf to it, and their children with them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_COMMAND, *rest], env=ENVIRONMENT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
