@@ -26,7 +26,8 @@ from time import perf_counter
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-TOOLS = ("ours", "peft", "cp")
+TOOLS = ("ours", "peft", "cp", "durable")
+RATIOS = (("peft", "ours"), ("ours", "cp"), ("durable", "cp"), ("ours", "durable"))
 RSS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB elsewhere
 
 
@@ -75,6 +76,8 @@ class Bench:
         base, adapter, out = map(str, (self.base(case), self.adapter(case), self.out(tool)))
         if tool == "cp":
             return ["cp", "-r", base, out]
+        if tool == "durable":  # as ours leaves its output: on the disk
+            return ["sh", "-c", 'cp -r "$0" "$1" && exec sync "$1"/*', base, out]
         merge = [adapter, "--base", base, "--out", out]
         if tool == "peft":
             return [sys.executable, str(HERE / "peft_merge.py"), "merge", *merge]
@@ -151,9 +154,9 @@ def report(case: str, runs: list[Run]) -> None:
         walls, peaks = f"{min(wall):.2f}-{max(wall):.2f}", f"{min(peak):.0f}-{max(peak):.0f}"
         cpu = median(run.cpu_s for run in mine)
         times = f"{median(wall):9.2f}{walls:>16}{cpu:9.2f}"
-        print(f"{tool:6}{len(mine):6}{times}{median(peak):10.0f}{peaks:>16}")
+        print(f"{tool:8}{len(mine):4}{times}{median(peak):10.0f}{peaks:>16}")
     walls_of = {(run.tool, run.round): run.wall_s for run in counted}
-    for over, under in (("peft", "ours"), ("ours", "cp")):
+    for over, under in RATIOS:
         rounds = [n for tool, n in walls_of if tool == over and (under, n) in walls_of]
         ratios = [walls_of[over, n] / walls_of[under, n] for n in rounds]
         if ratios:
@@ -186,7 +189,7 @@ def environment() -> dict[str, Any]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, help="directory to work in (default: a temporary one)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of ours and of cp")
+    parser.add_argument("--runs", type=int, default=3, help="runs of ours and of the copies")
     parser.add_argument("--peft-runs", type=int, default=2, help="runs of PEFT")
     parser.add_argument("--case", choices=[*CASES, "all"], default="all")
     parser.add_argument("--only", default=",".join(TOOLS), help="what to run, comma-separated")
