@@ -1,8 +1,9 @@
 """How far rounding may have moved each element of a packed weight that keeps its scales.
 
 Plain odds take W + D to a neighbour. Steered ones (requantise.py) never go against D: T, what an
-element is to carry, is 0 or at most 2 D, and a push takes from it or adds at most T or half a step.
-What the pushes were does not matter here, so nothing of the rounding is run again.
+element is to carry, is 0 or at most 2 D, and a push takes from it or adds at most T. For products
+all but the dice is known again: the errors of earlier rows, which make the push, are those of the
+file, so each code must be a neighbour of what was meant for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adaptertools.jobs import Edit
-from adaptertools.requantise import Focus, half_step
+from adaptertools.requantise import Feedback, Focus, half_step
 from adaptertools.spaces import spaces
 from adaptertools.unpacked import mean_scale
 from adaptertools.update import Update
@@ -42,7 +43,7 @@ def strangers(
     start, near = np.searchsorted(middle, before * inverse), 1e-3 * np.diff(values).min()
     found = np.searchsorted(middle, after * inverse)
     if edit.repack.rounding == "adapter":
-        bounds = _steered(edit, products, before, change, scale)
+        bounds = _steered(edit, products, before, change, after, scale)
     else:
         bounds = change, change
     low = np.searchsorted(values, (before + bounds[0]) * inverse - near, "right") - 1
@@ -57,7 +58,7 @@ def strangers(
 
 
 def _steered(
-    edit: Edit, products: Sequence[Update], before: Array, change: Array, scale: Array
+    edit: Edit, products: Sequence[Update], before: Array, change: Array, after: Array, scale: Array
 ) -> tuple[Array, Array]:
     import numpy as np
 
@@ -69,12 +70,20 @@ def _steered(
     table = edit.packed.codec.table
     down = (table.values[0] * scale - before).astype(np.float32)
     up = (table.values[-1] * scale - before).astype(np.float32)
-    focus = Focus.of(spaces(products), table, mean_scale(edit.packed))
-    lowest, highest = high, low
-    for part in (1 - _TIE, 1 + _TIE):
-        either = replace(focus, rows=focus.rows * part, columns=focus.columns * part)
-        target = either.carried(change.astype(np.float32), down, up, 0).astype(np.float64)
-        room = np.minimum(np.abs(target), half_step(table) * scale) + _SLACK * np.abs(target)
-        lowest = np.minimum(lowest, target - room)
-        highest = np.maximum(highest, target + room)
-    return np.maximum(low, lowest), np.minimum(high, highest)
+    known = spaces(products)
+    focus = Focus.of(known, table, mean_scale(edit.packed))
+    feedback = Feedback(known.writes, half_step(table), focus)
+    either = [
+        replace(focus, rows=focus.rows * part, columns=focus.columns * part).carried(
+            change.astype(np.float32), down, up, 0
+        )
+        for part in (1 - _TIE, 1 + _TIE)
+    ]
+    error, size = (after - before - change).astype(np.float32), scale.astype(np.float32)
+    for part in feedback.parts(0, len(change)):
+        meant = [feedback.wanted(target[part], size[part], part.start) for target in either]
+        slack = _SLACK * np.maximum(*(np.abs(target[part]) for target in either))
+        low[part] = np.maximum(low[part], np.minimum(*meant) - slack)
+        high[part] = np.minimum(high[part], np.maximum(*meant) + slack)
+        feedback.learn(error[part], part.start)
+    return low, high

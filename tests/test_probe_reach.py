@@ -81,3 +81,19 @@ def test_an_element_that_was_left_out_stays(tmp_path: Path) -> None:
     # Some lie in rows or columns so small that even this much is carried.
     assert count(made, damaged) > 0.8 * small.sum()
     assert count(made, damaged, known=False) == 0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_steps_further_is_a_stranger(kind: str, share: float, tmp_path: Path) -> None:
+    """Also along the change: what the errors above it push is known from the file."""
+    made = case(tmp_path, kind, "adapter", share)
+    planned, _, change, after = made
+    scale, values = scales(planned), grid(planned.packed.codec.table).values.astype(np.float64)
+    ranks = np.abs((after / scale)[..., None] - values).argmin(-1)
+    ahead = ranks + 2 * np.sign(change).astype(int)
+    some = (ahead >= 0) & (ahead < len(values))
+    some[:-1] = False  # the last row, so that no error above it is another
+    assert some.sum() > 60
+    damaged = np.where(some, values[np.clip(ahead, 0, len(values) - 1)] * scale, after)
+    assert count(made, damaged) == some.sum()

@@ -385,4 +385,4 @@ def test_what_each_rounding_keeps(name: str, share: float) -> None:
     assert steered < 1.02 * noise
     if name in ("nf4", "fp4", "mxfp4"):
         assert steered < 0.95 * noise
-        assert nearest < 0.5
+        assert nearest < (0.25 if share < 0.02 else 0.5)
